@@ -1,0 +1,43 @@
+"""What a front end knows when it asks: the recipient and, where the wire tells, who is posting.
+
+A fact that the wire does not carry is `UNKNOWN`, which is neither true nor false: no condition on it
+holds, under `not` too. A socketmap knows the recipient and the map name and nothing else.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final, Literal
+
+
+class _Unknown(Enum):
+    UNKNOWN = "unknown"
+
+    def __repr__(self) -> str:
+        return "UNKNOWN"
+
+
+UNKNOWN: Final = _Unknown.UNKNOWN
+type_unknown = Literal[_Unknown.UNKNOWN]
+
+
+@dataclass(slots=True)
+class Query:
+    """One question of a front end; treat as immutable once asked.
+
+    `recipient` is what the wire carried, undecodable bytes as surrogates. `sender` is the bare address
+    of MAIL FROM, "" for the null sender. `client` is None for a peer without an address (a local
+    one). `authenticated` is the name of SASL, "" for nobody. `size` is in octets, 0 where MAIL FROM
+    named none. `smtputf8` says whether MAIL FROM asked for it. `session` is whatever helps to find
+    the MTA's own lines: its queue id, or the peer; it is logged and never judged.
+    """
+
+    recipient: str
+    front_end: Literal["milter", "socketmap"]
+    map: str = ""
+    sender: str | type_unknown = UNKNOWN
+    client: IPv4Address | IPv6Address | None | type_unknown = UNKNOWN
+    authenticated: str | type_unknown = UNKNOWN
+    size: int | type_unknown = UNKNOWN
+    smtputf8: bool | type_unknown = UNKNOWN
+    session: str = ""

@@ -1,0 +1,145 @@
+"""What rules ask of stores, and the only three things a store may answer.
+
+A rule yields a `Lookup` and is sent an `Answer`. There is no fourth answer, no None, no bool and no
+exception across this boundary: "not there" and "cannot tell" are different types, so that a rule
+which forgets one of them does not type-check. `Busy` never reaches a rule: a table says it when a
+writer holds a lock, and whoever drives the decision asks again from the loop.
+
+Also here is what a store can know of a recipient, a `Mailbox` and its parts.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from rcptd.address import Recipient
+
+
+class Lookup(NamedTuple):
+    """The question whether a store, by its configured name, knows a recipient."""
+
+    store: str
+    recipient: Recipient
+
+
+@dataclass(frozen=True, slots=True)
+class Disabled:
+    """The mailbox takes no mail: for good (550 5.2.1) or, if `temporary`, for now (450 4.2.1).
+
+    `text` is the operator's own and public, "" for the usual one; `until` is seconds since the epoch,
+    None for no end.
+    """
+
+    temporary: bool = False
+    text: str = ""
+    until: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """Who may post: whoever meets one of these. Networks and senders as the store's file spells them.
+
+    `networks` are addresses and CIDR networks, `senders` are addresses or `@domain`.
+    """
+
+    authenticated: bool = False
+    networks: tuple[str, ...] = ()
+    senders: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """How much fits, in bytes and in messages, and how much is used; a limit of None is none."""
+
+    bytes_limit: int | None = None
+    bytes_used: int = 0
+    messages_limit: int | None = None
+    messages_used: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """What a store knows of a recipient that exists; the default is a mailbox open to everyone.
+
+    `spelling` is the address as the store spells it, "" where that is the key itself; `catch_all` says
+    that the domain's catch-all answered; `targets` are the addresses an alias leads to; `moved_to` is
+    the new address of one who left; `posting` None means anyone. `anonymous_denied` is for stores whose
+    access list is asked as anonymous: it refuses also where the asker is unknown.
+    """
+
+    spelling: str = ""
+    catch_all: bool = False
+    disabled: Disabled | None = None
+    posting: Posting | None = None
+    quota: Quota | None = None
+    targets: tuple[str, ...] = ()
+    moved_to: str = ""
+    anonymous_denied: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The store knows the recipient, and this is what it knows."""
+
+    mailbox: Mailbox
+
+
+@dataclass(frozen=True, slots=True)
+class NotFound:
+    """The store is well and has no such recipient."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """The store cannot tell; `why` is for the log and the trace, never for the client."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """A table cannot tell without waiting; ask again from the loop. `why` as in `Unavailable`."""
+
+    why: str
+
+
+Answer = Found | NotFound | Unavailable
+
+# The two answers that need no detail, made once: they are the common ones.
+EXISTS = Found(Mailbox())
+NOT_FOUND = NotFound()
+
+
+@runtime_checkable
+class Table(Protocol):
+    """A store that answers in microseconds and never blocks; any thread may call."""
+
+    def lookup(self, recipient: Recipient) -> Answer | Busy:
+        """Say what the table knows of the recipient."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and connections, after the last decision that uses the table."""
+        ...
+
+
+@runtime_checkable
+class Service(Protocol):
+    """A store that may wait; it lives on the loop and is called there only.
+
+    `next_hop` says that asking it asks another mail server: rules in shadow leave such a store alone
+    unless the operator allows probes.
+    """
+
+    next_hop: bool
+
+    async def ask(self, recipient: Recipient) -> Answer:
+        """Say what the service knows of the recipient; must end soon after being cancelled."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of connections and threads, after the last decision that uses the service."""
+        ...
+
+
+Store = Table | Service
