@@ -137,45 +137,39 @@ def _parse_slowly(text: str) -> Recipient:
     if len(text) > KEY_OCTETS:
         raise NotAnAddress("far too long")
     try:
-        octets = len(text.encode())
+        ascii_only = len(text.encode()) == len(text)
     except UnicodeEncodeError:
         raise NotAnAddress("not UTF-8") from None
     path = text.strip(" \t")
     if path.startswith("<") and path.endswith(">"):
         path = path[1:-1]
-    if not path:
-        raise NotAnAddress("empty")
     if route := _ROUTE.match(path):
         path = path[route.end() :]  # RFC 5321 appendix C: a source route is dropped
-    local, domain_text = _split(path)
-    fault = ""
-    if not domain_text:
-        name = ""
-    else:
-        name = domain(domain_text)
-    if local.startswith('"'):
-        quoted = _QUOTED.fullmatch(local)
-        if not quoted:
-            raise NotAnAddress("the quoted local part is not closed, or holds a control character")
-        local = re.sub(r"\\(.)", r"\1", quoted[1])
-        if not local:
-            raise NotAnAddress("the local part is empty")
-    else:
-        if not local:
-            raise NotAnAddress("the local part is empty")
-        if _UNSAFE.search(local):
-            raise NotAnAddress("the local part holds a character that must be quoted")
-        if not _dots(local):
-            fault = _DOTS
-    ascii_only = octets == len(text)
-    if not ascii_only:
-        local = normalize("NFC", local)
+    typed, domain_text = _split(path)
+    name = domain(domain_text) if domain_text else ""
+    local, fault = _local_part(typed)
     size = len(local.encode())
     if size > LOCAL_PART_OCTETS:
         fault = fault or _TOO_LONG
     elif size + 1 + len(name) > ADDRESS_OCTETS:
         fault = fault or _LONG_PATH
     return Recipient(local, name, ascii_only=ascii_only, fault=fault)
+
+
+def _local_part(typed: str) -> tuple[str, str]:
+    """Give the unquoted local part in NFC, and its fault."""
+    fault = ""
+    if typed.startswith('"'):
+        local = re.sub(r"\\(.)", r"\1", typed[1:-1])
+    else:
+        local = typed
+        if _UNSAFE.search(local):
+            raise NotAnAddress("the local part holds a character that must be quoted")
+        if not _dots(local):
+            fault = _DOTS
+    if not local:
+        raise NotAnAddress("the local part is empty")
+    return (local if local.isascii() else normalize("NFC", local)), fault
 
 
 def _split(path: str) -> tuple[str, str]:

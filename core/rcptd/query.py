@@ -18,7 +18,7 @@ class _Unknown(Enum):
 
 
 UNKNOWN: Final = _Unknown.UNKNOWN
-type_unknown = Literal[_Unknown.UNKNOWN]
+Unknown = Literal[_Unknown.UNKNOWN]
 
 
 @dataclass(slots=True)
@@ -35,9 +35,9 @@ class Query:
     recipient: str
     front_end: Literal["milter", "socketmap"]
     map: str = ""
-    sender: str | type_unknown = UNKNOWN
-    client: IPv4Address | IPv6Address | None | type_unknown = UNKNOWN
-    authenticated: str | type_unknown = UNKNOWN
-    size: int | type_unknown = UNKNOWN
-    smtputf8: bool | type_unknown = UNKNOWN
+    sender: str | Unknown = UNKNOWN
+    client: IPv4Address | IPv6Address | Unknown | None = UNKNOWN
+    authenticated: str | Unknown = UNKNOWN
+    size: int | Unknown = UNKNOWN
+    smtputf8: bool | Unknown = UNKNOWN
     session: str = ""

@@ -8,7 +8,6 @@ writer holds a lock, and whoever drives the decision asks again from the loop.
 Also here is what a store can know of a recipient, a `Mailbox` and its parts.
 """
 
-from collections.abc import Generator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -63,8 +62,7 @@ class Mailbox:
 
     `spelling` is the address as the store spells it, "" where that is the key itself; `catch_all` says
     that the domain's catch-all answered; `targets` are the addresses an alias leads to; `moved_to` is
-    the new address of one who left; `posting` None means anyone. `anonymous_denied` is for stores whose
-    access list is asked as anonymous: it refuses also where the asker is unknown.
+    the new address of one who left; `posting` None means anyone.
     """
 
     spelling: str = ""
@@ -74,7 +72,6 @@ class Mailbox:
     quota: Quota | None = None
     targets: tuple[str, ...] = ()
     moved_to: str = ""
-    anonymous_denied: bool = False
 
 
 @dataclass(frozen=True, slots=True)

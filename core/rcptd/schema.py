@@ -17,6 +17,7 @@ import os
 import pwd
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -50,7 +51,9 @@ def declared(section: type) -> dict[str, Declared]:
     return {field.name: field.metadata["option"] for field in dataclasses.fields(section)}
 
 
-def read(section: type[T], table: Mapping[str, Any], report: Report, *, known: tuple[str, ...] = ()) -> T | None:
+def read(
+    section: type[T], table: Mapping[str, Any], report: Report, *, known: tuple[str, ...] = ()
+) -> T | None:
     """Read a table; gives None when a fault was reported. `known` keys are somebody else's to read."""
     options = declared(section)
     sound = True
@@ -65,7 +68,7 @@ def read(section: type[T], table: Mapping[str, Any], report: Report, *, known: t
             near = get_close_matches(key, [*options, *known], n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join([*known, *options])}"
             fault(key, f"no such option; {hint}")
-    values = {}
+    values: dict[str, Any] = {}
     for name, declaration in options.items():
         value = table.get(name, declaration.default)
         if value is REQUIRED:
@@ -180,11 +183,10 @@ def network(value: object) -> IPv4Network | IPv6Network:
     except ValueError:
         hint = ""
         if isinstance(value, str) and "/" in value:
-            try:
+            with suppress(ValueError):
                 hint = f"; did you mean {ip_network(value, strict=False)}?"
-            except ValueError:
-                pass
-        raise ValueError(f'{value!r} is no address or network, as in "192.0.2.7" or "2001:db8::/32"{hint}') from None
+        wanted = '"192.0.2.7" or "2001:db8::/32"'
+        raise ValueError(f"{value!r} is no address or network, as in {wanted}{hint}") from None
 
 
 def octal_mode(value: object) -> int:

@@ -142,7 +142,7 @@ def from_reply(reply: str) -> Verdict:
         raise ValueError("421 closes the connection; use 450 or 451")
     if (safe := safe_text(text)) != text:
         raise ValueError(
-            f"the text must be at most {TEXT_LENGTH} printable ASCII characters without \" % and "
+            f'the text must be at most {TEXT_LENGTH} printable ASCII characters without " % and '
             f"backslash; {safe!r} would do"
         )
     action = Action.REJECT if code[0] == "5" else Action.DEFER

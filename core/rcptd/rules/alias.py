@@ -1,0 +1,54 @@
+"""An alias is as good as its best end.
+
+Accept when one end is deliverable or not ours. Defer when none is and any is unknown or full.
+Refuse only when all are definite noes. A loop or a passed bound is an unknown end.
+
+Ends are sent through the whole policy again, but are asked for existence and quota only: who may
+post was a question about the alias.
+"""
+
+from rcptd.address import NotAnAddress, parse
+from rcptd.case import Case, Steps
+from rcptd.question import Mailbox
+from rcptd.verdict import ACCEPTED, NO_SUCH_MAILBOX, UNKNOWN, Action, Cause, Verdict
+
+MOST_ENDS = 50
+DEEPEST = 10
+
+
+def alias(case: Case, mailbox: Mailbox) -> Steps[Verdict]:
+    """Follow the targets of an alias to a verdict."""
+    unknown = False
+    for target in mailbox.targets:
+        verdict = yield from _end(case, target)
+        if verdict is None or verdict.action is Action.ACCEPT:
+            return ACCEPTED
+        if verdict.action is Action.DEFER or verdict.cause is Cause.FULL:
+            unknown = True
+    return UNKNOWN if unknown else NO_SUCH_MAILBOX
+
+
+def _end(case: Case, target: str) -> Steps[Verdict | None]:
+    """Follow one target; None means that it is not ours to judge."""
+    case.ends += 1
+    if case.ends > MOST_ENDS:
+        case.trace.note("alias", f"more than {MOST_ENDS} ends")
+        return UNKNOWN
+    if len(case.path) >= DEEPEST:
+        case.trace.note("alias", f"more than {DEEPEST} deep")
+        return UNKNOWN
+    try:
+        recipient = parse(target)
+    except NotAnAddress as error:
+        case.trace.note("alias", f"target {target!r} is no address: {error}")
+        return UNKNOWN
+    if not recipient.domain:
+        recipient = recipient.with_domain(case.policy.default_domain)
+    if recipient.key in case.path:
+        case.trace.note("alias", f"{target} leads back to itself")
+        return UNKNOWN
+    case.trace.note("alias", f"leads to {recipient}")
+    case.path.append(recipient.key)
+    verdict = yield from case.walk(case, recipient, False)
+    case.path.pop()
+    return verdict

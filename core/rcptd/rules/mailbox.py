@@ -1,0 +1,95 @@
+"""The recipient's mailbox: a store must know it, and everything known of it must allow the mail.
+
+Theory of operation. `verify` asks the stores of a rule in order and gives the rule's verdict on what
+they say; `_ask` puts the one question to one store, with and without a detail; `_judge` holds what a
+store knows against the query. All three are generators: they yield `Lookup`s and are sent `Answer`s.
+"""
+
+from typing import assert_never
+
+from rcptd.address import Recipient, fold, parse
+from rcptd.case import Case, Steps
+from rcptd.policy import Subaddress, Walked
+from rcptd.question import EXISTS, NOT_FOUND, Answer, Found, Lookup, Mailbox, NotFound, Unavailable
+from rcptd.rules.alias import alias
+from rcptd.rules.disabled import disabled
+from rcptd.rules.moved import moved
+from rcptd.rules.posting import posting
+from rcptd.rules.quota import quota
+from rcptd.verdict import Verdict
+
+
+def verify(case: Case, walked: Walked, recipient: Recipient) -> Steps[Verdict | None]:
+    """Ask the stores of a rule about a recipient; None leaves it to the next rule."""
+    rule = walked.rule
+    unanswered = False
+    for store in rule.verify or ():
+        if case.unasked(store, rule):
+            # An end that may not be asked about is taken as it stands: see case.Case.unasked.
+            case.trace.note(rule.name, f"{store} is not asked about the end of an alias")
+            return walked.accepted
+        answer = yield from _ask(store, recipient, rule.subaddress)
+        match answer:
+            case Found(mailbox):
+                if answer is EXISTS:
+                    return walked.accepted
+                return (yield from _judge(case, walked, mailbox))
+            case Unavailable():
+                if rule.unavailable == "defer":
+                    return walked.unknown
+                if rule.unavailable == "accept":
+                    return walked.accepted
+                unanswered = True
+            case NotFound():
+                pass
+            case _:
+                assert_never(answer)
+    if unanswered or rule.not_found == "defer":
+        return walked.unknown
+    return walked.not_found if rule.not_found == "reject" else None
+
+
+def _ask(store: str, recipient: Recipient, subaddress: Subaddress | None) -> Steps[Answer]:
+    """Ask a store about a recipient, and about the recipient without its detail where that may count.
+
+    An exact entry for `user+detail` goes first, then one for `user`, then the domain's catch-all.
+    """
+    whole = yield Lookup(store, recipient)
+    base = subaddress.base(recipient) if subaddress else None
+    if base is None or subaddress is None:
+        return whole
+    if subaddress.detail == "must_exist":
+        if subaddress.case == "kept" and _spelled_otherwise(whole, recipient, base):
+            return NOT_FOUND
+        return whole
+    match whole:
+        case Unavailable():
+            return whole
+        case Found(mailbox) if not mailbox.catch_all:
+            return whole
+        case _:
+            without = yield Lookup(store, base)
+            return whole if isinstance(without, NotFound) else without
+
+
+def _spelled_otherwise(answer: Answer, recipient: Recipient, base: Recipient) -> bool:
+    """Say whether the store knows the detail in another case than it was asked in."""
+    if not isinstance(answer, Found) or answer.mailbox.catch_all:
+        return False
+    spelling = answer.mailbox.spelling
+    known = parse(spelling).local if spelling else fold(recipient.local)
+    start = len(base.local)
+    return known[start:] != recipient.local[start:]
+
+
+def _judge(case: Case, walked: Walked, mailbox: Mailbox) -> Steps[Verdict]:
+    """Hold what a store knows of a mailbox against the query."""
+    rule = walked.rule
+    verdict = moved(mailbox) or disabled(mailbox, case.now)
+    if verdict is None and not case.path:
+        verdict = posting(mailbox, case.query, rule.posting_unknown)
+    if verdict is None and mailbox.targets:
+        verdict = yield from alias(case, mailbox)
+    if verdict is None:
+        verdict = quota(mailbox, case.query.size, walked.full)
+    return verdict.said_by(rule.name) if verdict else walked.accepted

@@ -1,0 +1,54 @@
+"""Where answers come from: one module per type of store, found by name when a configuration asks.
+
+A store's module has two names that count: `Settings`, a section as `rcptd.schema` declares it, and
+`open_store(name, settings)`, which gives a `Table` or a `Service`. Opening neither waits nor raises
+for what the world may do: a store whose file is missing opens, and says Unavailable when asked.
+
+The table of our own is lazy, because a cold start counts and a store may need a heavy library. A type
+that is not in it is looked up among the entry points of group `rcptd.stores`, whose objects are such
+modules, so that another package can bring a store.
+"""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Protocol, cast
+
+from rcptd.question import Store
+
+GROUP = "rcptd.stores"
+
+OURS = {
+    "file": "rcptd.stores.file",
+    "memory": "rcptd.stores.memory",
+    "passwd": "rcptd.stores.passwd",
+    "sqlite": "rcptd.stores.sqlite",
+}
+
+
+class StoreType(Protocol):
+    """What a module must have to be a type of store."""
+
+    Settings: type
+    open_store: Callable[[str, Any], Store]
+
+
+def find(name: str) -> StoreType:
+    """Import the module of a type of store; raises `ValueError` naming the types there are."""
+    if name in OURS:
+        return cast(StoreType, import_module(OURS[name]))
+    foreign = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in foreign:
+        known = sorted({*OURS, *foreign})
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"there is no store of type {name!r}; {hint}known types: {', '.join(known)}")
+    try:
+        found = foreign[name].load()
+    except Exception as error:
+        # Somebody else's code: whatever it raises while it is imported is a fault of the configuration.
+        raise ValueError(f"the store type {name!r} of {foreign[name].value} cannot be loaded: {error!r}") from error
+    if not hasattr(found, "Settings") or not hasattr(found, "open_store"):
+        raise ValueError(f"the store type {name!r} of {foreign[name].value} lacks Settings or open_store")
+    return cast(StoreType, found)

@@ -1,0 +1,88 @@
+"""The trace of a decision: which rules were looked at, which stores were asked, what they said.
+
+Store answers are always kept, as plain tuples, because they are few and a bad answer must be
+explainable afterwards. Why each rule did not apply is only kept where somebody asked (`verbose`).
+"""
+
+from typing import Any, NamedTuple
+
+from rcptd.question import Answer, Busy, Found, Mailbox, Unavailable
+
+
+class Asked(NamedTuple):
+    """A store was asked about a canonical address and answered, `seconds` later."""
+
+    store: str
+    key: str
+    answer: Answer | Busy
+    seconds: float
+
+
+class Note(NamedTuple):
+    """What happened at a rule, in words."""
+
+    rule: str
+    what: str
+
+
+class Trace:
+    """The entries of one decision, in order. Owned by whoever drives the decision."""
+
+    __slots__ = ("entries", "verbose")
+
+    def __init__(self, *, verbose: bool = False) -> None:
+        self.entries: list[Asked | Note] = []
+        self.verbose = verbose
+
+    def note(self, rule: str, what: str) -> None:
+        """Keep a remark about a rule, if somebody wants to read it."""
+        if self.verbose:
+            self.entries.append(Note(rule, what))
+
+    @property
+    def last_asked(self) -> Asked | None:
+        """The store that was asked last, which is most often the one that decided."""
+        return next((entry for entry in reversed(self.entries) if isinstance(entry, Asked)), None)
+
+
+def describe(answer: Answer | Busy) -> str:
+    """Put a store's answer into words, with whatever it knows that is not the default."""
+    match answer:
+        case Found(mailbox):
+            facts = facts_of(mailbox)
+            words = ", ".join(f"{name} {value}" for name, value in facts.items())
+            return f"found ({words})" if words else "found"
+        case Unavailable(why):
+            return f"unavailable: {why}"
+        case Busy(why):
+            return f"busy: {why}"
+        case _:
+            return "not found"
+
+
+def facts_of(mailbox: Mailbox) -> dict[str, Any]:
+    """List what a store knows of a mailbox beyond that it exists, in plain types."""
+    plain = {
+        "spelling": mailbox.spelling,
+        "catch-all": mailbox.catch_all,
+        "targets": list(mailbox.targets),
+        "moved to": mailbox.moved_to,
+    }
+    facts: dict[str, Any] = {name: value for name, value in plain.items() if value}
+    if mailbox.disabled:
+        state = mailbox.disabled
+        facts["disabled"] = "for now" if state.temporary else "for good"
+        if state.until is not None:
+            facts["until"] = state.until
+    if mailbox.posting:
+        limits = mailbox.posting
+        facts["posting"] = [
+            *(["authenticated"] if limits.authenticated else []), *limits.networks, *limits.senders,
+        ]  # fmt: skip
+    if mailbox.quota:
+        quota = mailbox.quota
+        if quota.bytes_limit is not None:
+            facts["bytes"] = f"{quota.bytes_used}/{quota.bytes_limit}"
+        if quota.messages_limit is not None:
+            facts["messages"] = f"{quota.messages_used}/{quota.messages_limit}"
+    return facts
