@@ -48,7 +48,7 @@ def find(name: str) -> StoreType:
         found = foreign[name].load()
     except Exception as error:
         # Somebody else's code: whatever it raises while it is imported is a fault of the configuration.
-        raise ValueError(f"the store type {name!r} of {foreign[name].value} cannot be loaded: {error!r}") from error
+        raise ValueError(f"the store type {name!r} of {foreign[name].value} fails: {error!r}") from error
     if not hasattr(found, "Settings") or not hasattr(found, "open_store"):
         raise ValueError(f"the store type {name!r} of {foreign[name].value} lacks Settings or open_store")
     return cast(StoreType, found)

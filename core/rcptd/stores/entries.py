@@ -145,10 +145,12 @@ class Snapshot:
             found = CAUGHT if mailbox == CAUGHT.mailbox else Found(mailbox)
         else:
             found = EXISTS if mailbox == EXISTS.mailbox else Found(mailbox)
-        kept = domain.setdefault(of.local, found)
-        if kept is found:
-            self.count += 1
-        return kept == found
+        kept = domain.get(of.local)
+        if kept is not None:
+            return kept == found
+        domain[of.local] = found
+        self.count += 1
+        return True
 
     def has_domain(self, domain: str) -> bool:
         """Say whether an entry of the domain was taken in."""
@@ -175,6 +177,6 @@ def public_text(text: str) -> str:
     """Check an operator's text for the world; raises `ValueError` with one that would do."""
     if not text or (safe := safe_text(text)) == text:
         return text
-    raise ValueError(f'the text must be printable ASCII without ", %, backslash, at most 200 long: {safe!r} would do')
-
-
+    raise ValueError(
+        f'the text must be printable ASCII without ", % and backslash, 200 at most: {safe!r} would do'
+    )

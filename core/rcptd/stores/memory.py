@@ -1,8 +1,6 @@
 """Recipients in memory: for tests, and for a handful written into the configuration itself.
 
-    [stores.few]
-    type = "memory"
-    recipients = ["postmaster@example.org", "@example.net"]
+As in `recipients = ["postmaster@example.org", "@example.net"]`.
 """
 
 from collections.abc import Mapping
@@ -27,10 +25,14 @@ class Settings:
     """A store of type `memory`."""
 
     recipients: tuple[Subject, ...] = option(
-        schema.many(_address), default=None, doc="The recipients, each user@domain or @domain for a whole domain."
+        schema.many(_address),
+        default=None,
+        doc="The recipients, each user@domain or @domain for a whole domain.",
     )
     allow_empty: bool = option(
-        schema.boolean, default=False, doc="Whether a domain without one recipient here has none (else: cannot tell)."
+        schema.boolean,
+        default=False,
+        doc="Whether a domain of which nobody is here has nobody (else: cannot tell).",
     )
 
 
