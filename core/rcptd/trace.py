@@ -4,6 +4,7 @@ Store answers are always kept, as plain tuples, because they are few and a bad a
 explainable afterwards. Why each rule did not apply is only kept where somebody asked (`verbose`).
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from rcptd.question import Answer, Busy, Found, Mailbox, Unavailable
@@ -19,10 +20,11 @@ class Asked(NamedTuple):
 
 
 class Note(NamedTuple):
-    """What happened at a rule, in words."""
+    """What happened at a rule, in words, and to which address where that matters."""
 
     rule: str
     what: str
+    address: str = ""
 
 
 class Trace:
@@ -34,10 +36,13 @@ class Trace:
         self.entries: list[Asked | Note] = []
         self.verbose = verbose
 
-    def note(self, rule: str, what: str) -> None:
-        """Keep a remark about a rule, if somebody wants to read it."""
+    def note(self, rule: str, what: str, address: str = "") -> None:
+        """Keep a remark about a rule, if somebody wants to read it.
+
+        An address stands by itself, so that a trace can be shown without naming people.
+        """
         if self.verbose:
-            self.entries.append(Note(rule, what))
+            self.entries.append(Note(rule, what, address))
 
     @property
     def last_asked(self) -> Asked | None:
@@ -45,11 +50,15 @@ class Trace:
         return next((entry for entry in reversed(self.entries) if isinstance(entry, Asked)), None)
 
 
-def describe(answer: Answer | Busy) -> str:
+Mask = Callable[[str], str]
+"""Puts an address as it may be shown: whole, hashed, or less its local part."""
+
+
+def describe(answer: Answer | Busy, mask: Mask = str) -> str:
     """Put a store's answer into words, with whatever it knows that is not the default."""
     match answer:
         case Found(mailbox):
-            facts = facts_of(mailbox)
+            facts = facts_of(mailbox, mask)
             words = ", ".join(f"{name} {value}" for name, value in facts.items())
             return f"found ({words})" if words else "found"
         case Unavailable(why):
@@ -60,13 +69,13 @@ def describe(answer: Answer | Busy) -> str:
             return "not found"
 
 
-def facts_of(mailbox: Mailbox) -> dict[str, Any]:
+def facts_of(mailbox: Mailbox, mask: Mask = str) -> dict[str, Any]:
     """List what a store knows of a mailbox beyond that it exists, in plain types."""
     plain = {
-        "spelling": mailbox.spelling,
+        "spelling": mailbox.spelling and mask(mailbox.spelling),
         "catch-all": mailbox.catch_all,
-        "targets": list(mailbox.targets),
-        "moved to": mailbox.moved_to,
+        "targets": [mask(target) for target in mailbox.targets],
+        "moved to": mailbox.moved_to and mask(mailbox.moved_to),
     }
     facts: dict[str, Any] = {name: value for name, value in plain.items() if value}
     if mailbox.disabled:
@@ -77,8 +86,10 @@ def facts_of(mailbox: Mailbox) -> dict[str, Any]:
     if mailbox.posting:
         limits = mailbox.posting
         facts["posting"] = [
-            *(["authenticated"] if limits.authenticated else []), *limits.networks, *limits.senders,
-        ]  # fmt: skip
+            *(["authenticated"] if limits.authenticated else []),
+            *limits.networks,
+            *map(mask, limits.senders),
+        ]
     if mailbox.quota:
         quota = mailbox.quota
         if quota.bytes_limit is not None:

@@ -40,14 +40,14 @@ def _end(case: Case, target: str) -> Steps[Verdict | None]:
     try:
         recipient = parse(target)
     except NotAnAddress as error:
-        case.trace.note("alias", f"target {target!r} is no address: {error}")
+        case.trace.note("alias", f"a target is no address ({error}):", target)
         return UNKNOWN
     if not recipient.domain:
         recipient = recipient.with_domain(case.policy.default_domain)
     if recipient.key in case.path:
-        case.trace.note("alias", f"{target} leads back to itself")
+        case.trace.note("alias", "leads back to itself:", recipient.key)
         return UNKNOWN
-    case.trace.note("alias", f"leads to {recipient}")
+    case.trace.note("alias", "leads to", recipient.key)
     case.path.append(recipient.key)
     verdict = yield from case.walk(case, recipient, False)
     case.path.pop()

@@ -1,0 +1,1 @@
+"""The daemon and the command line: wires configuration, stores, engine and front ends together."""
