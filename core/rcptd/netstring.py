@@ -108,7 +108,7 @@ class Decoder:
         return self._decode(most)
 
     def end(self) -> None:
-        """Say that the input has ended; an incomplete frame is then a fault."""
+        """Say that the input has ended, all bodies being taken; an incomplete frame is then a fault."""
         if self.fault is not None or not self.partial:
             return
         if self._length < 0:
