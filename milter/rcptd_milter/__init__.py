@@ -1,0 +1,1 @@
+"""The milter front end: an MTA asks at RCPT, through libmilter."""

@@ -1,0 +1,166 @@
+"""A milter session as pure steps: what one SMTP connection tells us, and what we answer at RCPT.
+
+The steps are those of the milter protocol that we ask for: CONNECT, MAIL, RCPT, and the end of a
+transaction by RSET, by the end of the message or by a new MAIL. Facts of the connection (the client's
+address) live as long as the session; facts of the transaction (sender, SIZE, SMTPUTF8, who is
+authenticated) from MAIL to its end, and outside of one they are UNKNOWN, not those of the last. A
+session may have many transactions, a transaction many recipients.
+
+Nothing here waits, does I/O or knows of pymilter. Any thread may take a step, one at a time per
+session: libmilter's pool runs the steps of one session on different threads, never two at once.
+
+Arguments come as bytes and what is not UTF-8 in them as surrogates, so that it reaches the address
+parser and is refused there. libmilter bounds a packet at 65,535 octets before it reads it (MDS_64K);
+what we keep of a client beyond its transaction is cut shorter.
+
+LIMITS. libmilter keeps the macros of a recipient until the MTA sends those of the next. Sendmail and
+Postfix send them for each; an MTA that did so for some recipients only would have `{rcpt_addr}` of one
+taken for that of another when `recipient = "routed"`.
+"""
+
+import socket
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from rcptd.query import UNKNOWN, Query, Unknown
+from rcptd.verdict import Verdict
+from rcptd_milter.replies import FAULT, GO_ON, RESTARTING, Reply, reply
+
+Decide = Callable[[Query], Verdict | None]
+"""Gives the verdict, None for no opinion, within the deadline; any thread may call; never raises."""
+
+Macros = Callable[[str], str | None]
+"""Gives the value of an MTA's macro, None for one that was not sent."""
+
+SIZE_LIMIT = 2**63 - 1  # octets; RFC 1870 3 has twenty digits, no store holds more than this
+_HOSTNAME_LENGTH = 255  # RFC 5321 4.5.3.1.2; what is longer is a forger's
+
+Client = IPv4Address | IPv6Address | Unknown | None
+
+
+class Session:
+    """One connection of an MTA, which is one SMTP session of its client."""
+
+    __slots__ = (
+        "_authenticated",
+        "_client",
+        "_decide",
+        "_routed",
+        "_sender",
+        "_size",
+        "_smtputf8",
+        "_to_all",
+        "in_transaction",
+        "peer",
+    )
+
+    def __init__(self, decide: Decide, *, routed: bool = False) -> None:
+        self._decide = decide
+        self._routed = routed
+        self._client: Client = UNKNOWN
+        self.peer = ""  # for logs: the client as Postfix and Sendmail write it
+        self.in_transaction = False
+        self._sender: str | Unknown = UNKNOWN
+        self._size: int | Unknown = UNKNOWN
+        self._smtputf8: bool | Unknown = UNKNOWN
+        self._authenticated: str | Unknown = UNKNOWN
+        self._to_all: Reply | None = None  # the one answer to all recipients of the transaction
+
+    def connect(self, hostname: str, family: int, address: object, macros: Macros) -> None:
+        """Take in who the client is; `family` and `address` as in the socket module, None for unknown."""
+        self._client = _client(family, address)
+        if self._client is UNKNOWN:
+            self._client = _address(macros("{client_addr}") or "")
+        name = "".join(c if c.isprintable() else "?" for c in hostname[:_HOSTNAME_LENGTH])
+        number = self._client if isinstance(self._client, IPv4Address | IPv6Address) else "local"
+        self.peer = f"{name}[{'unknown' if self._client is UNKNOWN else number}]"
+
+    def mail(self, arguments: Sequence[bytes], macros: Macros, *, restarting: bool = False) -> None:
+        """Begin a transaction; one begun while we are restarting has all its recipients deferred.
+
+        So has one whose MAIL ended in an exception: its facts are not to be judged by.
+        """
+        self.in_transaction = True
+        self._to_all = FAULT
+        self._sender = _bare(_text(arguments[0])) if arguments else ""
+        self._size = 0
+        self._smtputf8 = False
+        for argument in arguments[1:]:
+            keyword, _, value = argument.partition(b"=")
+            match keyword.upper():
+                case b"SIZE":
+                    self._size = _octets(value)
+                case b"SMTPUTF8":
+                    self._smtputf8 = True
+        # RFC 4954: what SASL took for the name; the macro is not sent where nobody is authenticated.
+        self._authenticated = macros("{auth_authen}") or ""
+        self._to_all = RESTARTING if restarting else None
+
+    def rcpt(self, arguments: Sequence[bytes], macros: Macros) -> Reply:
+        """Answer one recipient."""
+        if macros("{rcpt_mailer}") == "error":
+            return GO_ON  # the MTA has refused it already, whatever we say (measured on both)
+        if self._to_all:
+            return self._to_all
+        recipient = _text(arguments[0]) if arguments else ""
+        if self._routed:
+            recipient = macros("{rcpt_addr}") or recipient
+        return reply(
+            self._decide(
+                Query(
+                    recipient,
+                    "milter",
+                    sender=self._sender,
+                    client=self._client,
+                    authenticated=self._authenticated,
+                    size=self._size,
+                    smtputf8=self._smtputf8,
+                    session=macros("i") or self.peer,
+                )
+            )
+        )
+
+    def end(self) -> None:
+        """Forget the transaction: after RSET, after the end of the message, at the end of all."""
+        self.in_transaction = False
+        self._sender = self._size = self._smtputf8 = self._authenticated = UNKNOWN
+        self._to_all = None
+
+
+def _text(argument: bytes) -> str:
+    return argument.decode("utf-8", "surrogateescape")
+
+
+def _bare(path: str) -> str:
+    """Strip the brackets of a reverse-path and its source route (RFC 5321 4.1.1.3, appendix C)."""
+    if path.startswith("<") and path.endswith(">"):
+        path = path[1:-1]
+    if path.startswith("@") and ":" in path:
+        path = path.partition(":")[2]
+    return path
+
+
+def _octets(value: bytes) -> int:
+    """Read SIZE=: no number is no size, one that is too long to be true is the greatest."""
+    if not value.isdigit():  # ASCII digits only, since these are bytes
+        return 0
+    value = value.lstrip(b"0")
+    return int(value or b"0") if len(value) < 19 else SIZE_LIMIT
+
+
+def _client(family: int, address: object) -> Client:
+    if family == socket.AF_UNIX:
+        return None
+    if family in (socket.AF_INET, socket.AF_INET6) and isinstance(address, tuple) and address:
+        return _address(str(address[0]))
+    return UNKNOWN
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | Unknown:
+    """Read an address as macros spell it, Sendmail with `IPv6:` before it."""
+    try:
+        address = ip_address(text.removeprefix("IPv6:"))
+    except ValueError:
+        return UNKNOWN
+    # A client that came to a v6 socket by v4 is a v4 client to every network in a rule.
+    return (isinstance(address, IPv6Address) and address.ipv4_mapped) or address
