@@ -60,8 +60,8 @@ class Daemon:
     posting_unknown: str = option(
         schema.choice("accept", "defer", "reject"),
         default="accept",
-        doc="What a store's limit on who may post means where the asker is unknown, as in a socketmap; a rule "
-        "may say otherwise.",
+        doc="What a store's limit on who may post means where the asker is unknown, as in a socketmap; a "
+        "rule may say otherwise.",
     )
     reference_in_reply: bool = option(
         schema.boolean,
@@ -91,13 +91,18 @@ class StoreSection:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """A checked configuration. `sections` holds those of the front ends, by name, where the file has them."""
+    """A checked configuration.
+
+    `sections` holds those of the front ends, by name, where the file has them; `raw` is the file as tomllib
+    gave it, for showing what was written.
+    """
 
     path: Path
     daemon: Daemon
     stores: Mapping[str, StoreSection]
     rules: tuple[Rule, ...]
     sections: Mapping[str, Any]
+    raw: Mapping[str, Any]
 
 
 def load(path: Path, sections: Mapping[str, type]) -> Configuration:
@@ -174,7 +179,7 @@ def _check(path: Path, text: str, tables: dict[str, Any], sections: Mapping[str,
     if faults or daemon is None:
         raise FaultyConfiguration([fault for _, fault in sorted(faults)])
     present = {name: section for name, section in configured.items() if section is not None}
-    return Configuration(path, daemon, present, rules, read_sections)
+    return Configuration(path, daemon, present, rules, read_sections, tables)
 
 
 def _table(

@@ -165,13 +165,13 @@ class Driver:
         self.shadows_dropped = 0
         self._on_verdict = on_verdict
         self._on_shadow = on_shadow
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._shadows: set[asyncio.Task[None]] = set()
         self._closing: set[asyncio.Task[None]] = set()
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Name the loop that services live on, before the first thread asks."""
-        self._loop = loop
+        self.loop = loop
 
     def begin(self, query: Query, *, verbose: bool = False) -> Decision:
         """Begin a decision and take it as far as tables can; never waits, never raises.
@@ -209,7 +209,7 @@ class Driver:
         decision = self.begin(query)
         if decision.done:
             return decision.verdict
-        loop = self._loop
+        loop = self.loop
         if loop is None or loop.is_closed():
             return OUR_FAULT.said_by("stopping")
         waiting = asyncio.run_coroutine_threadsafe(self.finish(decision), loop)
@@ -274,7 +274,7 @@ class Driver:
         return said
 
     def _shadow_later(self, decision: Decision) -> None:
-        loop = self._loop
+        loop = self.loop
         if loop is None or len(self._shadows) >= MOST_SHADOWS:
             self.shadows_dropped += 1
             return

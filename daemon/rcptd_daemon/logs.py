@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rcptd import schema
@@ -46,7 +46,9 @@ class Settings:
         schema.choice("logfmt", "json"), default="logfmt", doc="How the fields of a line are written."
     )
     level: str = option(
-        schema.choice("debug", "info", "warning", "error"), default="info", doc="The least level that is logged."
+        schema.choice("debug", "info", "warning", "error"),
+        default="info",
+        doc="The least level that is logged.",
     )
     decisions: str = option(
         schema.choice("refused", "all", "none"),
@@ -58,6 +60,14 @@ class Settings:
         default="full",
         doc="How addresses appear in logs, traces and check --live.",
     )
+
+
+def to_syslog(settings: Settings) -> Settings:
+    """The same settings with syslog in place of standard error."""
+    return replace(settings, to="syslog")
+
+
+DEFAULTS = schema.read(Settings, {}, lambda *_: None)
 
 
 def set_up(settings: Settings) -> logging.handlers.QueueListener:
@@ -165,7 +175,7 @@ class _Journal(logging.Handler):
             "MESSAGE": logfmt({name: value for name, value in fields.items() if name != "level"}),
             "PRIORITY": str(_PRIORITY.get(record.levelno, 6)),
             "SYSLOG_IDENTIFIER": "rcptd",
-            **{f"RCPTD_{name.upper()}": str(value) for name, value in fields.items() if name not in ("msg", "level")},
+            **{f"RCPTD_{name.upper()}": str(value) for name, value in fields.items()},
         }
         lines = (f"{name}={value!s}".replace("\n", " ") for name, value in entry.items())
         try:

@@ -1,4 +1,4 @@
-"""Tell systemd how we are: ready, reloading, stopping, alive (sd_notify(3)); nothing where it is not there."""
+"""Tell systemd how we are: ready, reloading, stopping, alive (sd_notify(3)); else do nothing."""
 
 import os
 import socket

@@ -7,7 +7,8 @@ from pathlib import Path
 
 def mask_for(addresses: str) -> Callable[[str], str]:
     """Give the function that shows an address as `[log] addresses` wants it."""
-    show = {"full": str, "hashed": _hashed, "domain": _domain}[addresses]
+    shown: dict[str, Callable[[str], str]] = {"full": str, "hashed": _hashed, "domain": _domain}
+    show = shown[addresses]
     return lambda address: show(address.strip("<>"))
 
 

@@ -1,0 +1,298 @@
+"""`rcptd serve`: one process with both front ends, asyncio in the main thread, libmilter in its own.
+
+Theory of operation. Everything that can fail is opened before the process says that it is ready: stores,
+then every listening socket. SIGHUP reads the file again and swaps policy and stores, or keeps the old ones
+and says why; listeners stay as they are. SIGTERM drains: questions under way are answered, for as
+long as `[daemon] drain` allows. A process that had libmilter leaves by `os._exit`, because a stopped
+libmilter takes 4.5 s to return and cuts its sessions meanwhile (measured).
+
+Signals are handled on the loop. Were libmilter in the main thread, Python would never see them (measured).
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import stat
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from rcptd import __version__, sockets
+from rcptd.config import Configuration, FaultyConfiguration, open_world
+from rcptd.drive import Driver
+from rcptd_daemon import control, logs, notify
+from rcptd_daemon.check import Checker, Facts
+from rcptd_daemon.sections import Control
+from rcptd_daemon.world import log_settings, read_configuration, remarks, require_front_end
+from rcptd_milter.settings import Settings as MilterSettings
+from rcptd_socketmap.server import Server, serve_stdio
+from rcptd_socketmap.settings import Settings as SocketmapSettings
+
+if TYPE_CHECKING:
+    from rcptd_milter.libmilter import Listener
+
+_log = logging.getLogger("rcptd")
+
+EX_SOFTWARE, EX_OSERR = 70, 71  # sysexits(3)
+
+STATUS_PERIOD = 30.0
+"""How often, in seconds, the service manager is told how many are connected."""
+
+SHADOW_PERIOD = 3600.0
+"""How often, in seconds, the counts of rules in shadow are logged."""
+
+
+def run(path: Path, *, stdio: bool = False) -> int:
+    """Serve until told to stop; gives the exit status. Raises `FaultyConfiguration` before it serves."""
+    configuration = read_configuration(path)
+    if stdio:
+        return _with_loop(_serve_stdio(configuration))
+    require_front_end(configuration)
+    daemon = Daemon(configuration)
+    status = _with_loop(daemon.run())
+    if daemon.had_libmilter:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _with_loop(main: Coroutine[Any, Any, int]) -> int:
+    """Run on uvloop where it is installed."""
+    try:
+        import uvloop  # noqa: PLC0415 - an extra
+    except ImportError:
+        factory = None
+    else:
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main)
+
+
+class Daemon:
+    """The running daemon; lives on the loop."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self._configuration = configuration
+        self._decisions = logs.DecisionLog(log_settings(configuration))
+        self._logs = logs.set_up(log_settings(configuration))
+        self._driver = Driver(open_world(configuration), self._on_verdict, self._on_shadow)
+        self._stop = asyncio.Event()
+        self._status = 0
+        self._socketmap: Server | None = None
+        self._milter: Listener | None = None
+        self._control: control.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def had_libmilter(self) -> bool:
+        """Say whether libmilter's threads are in this process."""
+        return self._milter is not None
+
+    async def run(self) -> int:
+        """Open everything, serve, drain; gives the exit status."""
+        loop = asyncio.get_running_loop()
+        sys.setswitchinterval(self._configuration.daemon.switch_interval)
+        self._driver.attach(loop)
+        try:
+            await self._open()
+        except OSError as error:
+            _log.critical("cannot start: %s", error.strerror or error)
+            self._logs.stop()
+            return EX_OSERR
+        for number, action in ((signal.SIGTERM, self._stop.set), (signal.SIGINT, self._stop.set)):
+            loop.add_signal_handler(number, action)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        self._keep(self._watch())
+        self._keep(self._count_shadows())
+        for remark in remarks(self._configuration):
+            _log.info("note: %s", remark)
+        _log.info("ready: rcptd %s, %s", __version__, self._state())
+        notify.notify(READY="1", STATUS=self._state(), MAINPID=str(os.getpid()))
+        await self._stop.wait()
+        await self._end()
+        return self._status
+
+    async def _open(self) -> None:
+        """Open every socket, then serve them all; raises `OSError` naming the one that cannot be had."""
+        sections = self._configuration.sections
+        passed = sockets.inherited()
+        listening: list[sockets.Listening] = []
+        settings = cast(SocketmapSettings | None, sections.get("socketmap"))
+        if settings:
+            listening = sockets.listen(
+                settings.listen, mode=settings.mode, owner=settings.owner, group=settings.group, passed=passed
+            )
+        for name in passed.left:
+            _log.warning("nobody listens on the inherited descriptor fd:%s; name it in [socketmap] listen", name)
+        if section := cast(Control | None, sections.get("control")):
+            path = Path(section.listen.host)
+            self._control_at = sockets.listen_unix(path, mode=0o660, owner=section.owner, group=section.group)
+            self._control = control.Server({"check": self._check})
+        if milter := cast(MilterSettings | None, sections.get("milter")):
+            self._milter = _milter_listener(milter, self._driver, self._milter_ended)
+            self._milter.open()
+        if settings:
+            self._socketmap = Server(self._driver, settings)
+            self._socketmap.start(listening)
+        if self._control:
+            await self._control.start(self._control_at.socket)
+            _log.info("control at %s", self._control_at.address)
+        if self._milter and milter:
+            self._milter.start()
+            _log.info("milter at %s", milter.listen)
+
+    # Signals.
+
+    def _reload(self) -> None:
+        """Put the file in force again, or keep what is and say why."""
+        notify.reloading()
+        try:
+            new = read_configuration(self._configuration.path)
+            require_front_end(new)
+        except FaultyConfiguration as faulty:
+            for fault in faulty.faults:
+                _log.error("%s", fault)
+            _log.error("reload: the file is faulty; the configuration before it stays in force")
+            notify.notify(READY="1", STATUS=f"the file is faulty, see the log; {self._state()}")
+            return
+        old, self._configuration = self._configuration, new
+        for name in ("socketmap", "milter", "control"):
+            if old.sections.get(name) != new.sections.get(name):
+                _log.warning("reload: [%s] has changed, which needs a restart", name)
+        self._driver.replace(open_world(new, kept=self._driver.world.stores, before=old.stores))
+        if log_settings(old) != log_settings(new):
+            self._logs.stop()
+            self._logs = logs.set_up(log_settings(new))
+            self._decisions = logs.DecisionLog(log_settings(new))
+        sys.setswitchinterval(new.daemon.switch_interval)
+        for remark in remarks(new):
+            _log.info("note: %s", remark)
+        _log.info("reload: %s is in force", new.path)
+        notify.notify(READY="1", STATUS=self._state())
+
+    async def _end(self) -> None:
+        """Answer what was asked, close what is open."""
+        patience = self._configuration.daemon.drain
+        notify.notify(STOPPING="1", STATUS="draining")
+        _log.info("stopping: %s", self._state())
+        if self._milter:
+            self._milter.stop()
+        if self._control:
+            await self._control.stop()
+            self._control_at.close()
+        waiting = [self._socketmap.drain(patience)] if self._socketmap else []
+        await asyncio.gather(*waiting, self._milter_drained(patience))
+        if self._milter:
+            self._milter.close()
+        for task in self._tasks:
+            task.cancel()
+        self._log_shadows()
+        await self._driver.aclose()
+        _log.info("stopped")
+        self._logs.stop()
+
+    async def _milter_drained(self, patience: float) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + patience
+        while self._milter and self._milter.active_transactions and loop.time() < end:
+            await asyncio.sleep(0.05)
+
+    def _milter_ended(self) -> None:
+        """Stop, as nobody can serve the milter any more; called in libmilter's thread."""
+        self._status = EX_SOFTWARE
+        if loop := self._driver.loop:
+            loop.call_soon_threadsafe(self._stop.set)
+
+    # What goes on beside.
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _watch(self) -> None:
+        """Tell the service manager that the loop turns, and who is connected."""
+        watchdog = notify.watchdog_interval()
+        period = min(watchdog or STATUS_PERIOD, STATUS_PERIOD)
+        while True:
+            await asyncio.sleep(period)
+            if watchdog:
+                notify.notify(WATCHDOG="1", STATUS=self._state())
+            else:
+                notify.notify(STATUS=self._state())
+
+    async def _count_shadows(self) -> None:
+        while True:
+            await asyncio.sleep(SHADOW_PERIOD)
+            self._log_shadows()
+
+    def _log_shadows(self) -> None:
+        driver = self._driver
+        for (rule, said), times in sorted(driver.shadow_counts.items()):
+            _log.info("shadow count", extra={"fields": {"rule": rule, "would": said, "times": times}})
+        if driver.shadows_dropped:
+            _log.info("shadow count", extra={"fields": {"dropped": driver.shadows_dropped}})
+
+    def _state(self) -> str:
+        parts = []
+        if self._socketmap:
+            parts.append(f"{self._socketmap.connections} socketmap connections")
+        if self._milter:
+            parts.append(f"{self._milter.active_sessions} milter sessions")
+        return ", ".join(parts)
+
+    def _on_verdict(self, decision: Any) -> None:
+        self._decisions.on_verdict(decision)
+
+    def _on_shadow(self, *said: Any) -> None:
+        self._decisions.on_shadow(*said)
+
+    async def _check(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer `rcptd check --live`."""
+        address, name = request.get("address"), request.get("map", "")
+        if not isinstance(address, str) or not isinstance(name, str):
+            raise ValueError("address and map are texts")  # noqa: TRY004 - the asker's fault
+        checker = Checker(self._configuration, self._driver, self._decisions.mask)
+        return await checker.check(address, Facts.of(request), name, explain=request.get("explain") is True)
+
+
+def _milter_listener(settings: MilterSettings, driver: Driver, ended: Callable[[], None]) -> "Listener":
+    try:
+        from rcptd_milter.libmilter import Listener  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise OSError(
+            f"[milter] needs pymilter, which cannot be imported ({error}); install it with: pip install 'rcptd[milter]'"
+        ) from None
+    return Listener(settings, driver.decide_from_thread, ended=ended)
+
+
+async def _serve_stdio(configuration: Configuration) -> int:
+    """Serve the one connection that inetd or spawn(8) started us for."""
+    settings = configuration.sections.get("socketmap")
+    if settings is None:
+        raise FaultyConfiguration([f"{configuration.path}:1: socketmap: --stdio needs a [socketmap] section"])
+    wanted = log_settings(configuration)
+    if wanted.to == "stderr" and _same_file(0, 2):
+        # spawn(8) makes standard error the client's socket, too: a log line there would be a reply.
+        wanted = logs.to_syslog(wanted)
+    listener = logs.set_up(wanted)
+    decisions = logs.DecisionLog(wanted)
+    driver = Driver(open_world(configuration), decisions.on_verdict, decisions.on_shadow)
+    driver.attach(asyncio.get_running_loop())
+    try:
+        await serve_stdio(driver, settings)
+    finally:
+        await driver.aclose()
+        listener.stop()
+    return 0
+
+
+def _same_file(one: int, other: int) -> bool:
+    try:
+        here, there = os.fstat(one), os.fstat(other)
+    except OSError:
+        return False
+    return stat.S_ISSOCK(there.st_mode) and (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
