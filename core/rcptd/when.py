@@ -126,7 +126,7 @@ def domains(value: object) -> Domains:
     return Domains(frozenset(exact), frozenset(below))
 
 
-def _addresses(value: object) -> Addresses:
+def addresses(value: object) -> Addresses:
     """Read addresses, `@domain`, `@*.domain`, `local@*`, `<>`, or a list of such."""
     keys, locals_, whole = set(), set(), []
     for pattern in schema.many(schema.text)(value):
@@ -156,12 +156,12 @@ def _domain(value: object) -> Holds:
 
 
 def _recipient(value: object) -> Holds:
-    wanted = _addresses(value)
+    wanted = addresses(value)
     return lambda _query, recipient: wanted.holds(recipient.key)
 
 
 def _sender(value: object) -> Holds:
-    wanted = _addresses(value)
+    wanted = addresses(value)
 
     def holds(query: Query, _recipient: address.Recipient) -> bool | None:
         if query.sender is UNKNOWN:

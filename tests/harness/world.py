@@ -127,7 +127,10 @@ def _fact(words: _Words, facts: dict[str, object]) -> None:
     word = words.next("a fact")
     if word == "disabled":
         temporary = words.skip("temporary")
+        permanent = words.skip("permanent")
         until = _date(words.next("the date")) if words.skip("until") else None
+        # As `rcptd mailbox deny` has it: a date by which it ends makes it a thing of now.
+        temporary = temporary or (until is not None and not permanent)
         facts["disabled"] = Disabled(temporary, words.quoted(), until)
     elif word == "post":
         facts["posting"] = _posting(words)

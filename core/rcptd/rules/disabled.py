@@ -5,10 +5,7 @@ from rcptd.verdict import DISABLED, DISABLED_FOR_NOW, Verdict
 
 
 def disabled(mailbox: Mailbox, now: float) -> Verdict | None:
-    """Refuse or defer for a mailbox that is disabled at `now`, in seconds since the epoch.
-
-    A date by which it ends makes it a thing of now: the sender's queue may outlive it.
-    """
+    """Refuse or defer for a mailbox that is disabled at `now`, in seconds since the epoch."""
     state = mailbox.disabled
     if state is None or (state.until is not None and state.until <= now):
         return None
