@@ -108,7 +108,14 @@ def test_who_the_client_is(
     assert asked.last.session == session.peer == peer
 
 
-def test_a_session_without_connect_has_an_unknown_client(asked: Asked) -> None:
+def test_a_session_without_connect_goes_by_the_macro(asked: Asked) -> None:
+    session = Session(asked)
+    session.mail((b"<>",), macros(client_addr="192.0.2.9"))
+    session.rcpt((b"<a@example.org>",), nothing)
+    assert (asked.last.client, asked.last.session) == (ip_address("192.0.2.9"), "[192.0.2.9]")
+
+
+def test_a_session_without_connect_and_macro_has_an_unknown_client(asked: Asked) -> None:
     session = Session(asked)
     session.mail((b"<>",), nothing)
     session.rcpt((b"<a@example.org>",), nothing)

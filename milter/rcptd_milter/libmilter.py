@@ -41,15 +41,15 @@ import contextlib
 import errno
 import logging
 import os
-import socket
 import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import Milter
 
+from rcptd import sockets
 from rcptd.schema import Address
 from rcptd_milter.replies import FAULT, Status
 from rcptd_milter.session import Decide, Macros, Session
@@ -77,6 +77,25 @@ MACROS = (
 )
 
 
+class Context(Protocol):
+    """A connection as pymilter hands it to callbacks (its milterContext, which has no name in Python)."""
+
+    def getpriv(self) -> object:
+        """Give what `setpriv` left, None at first."""
+
+    def setpriv(self, value: object, /) -> object:
+        """Keep one object with the connection; drops the last."""
+
+    def getsymval(self, name: str, /) -> str | None:
+        """Give a macro's value; raises `UnicodeDecodeError` for one that is not UTF-8."""
+
+    def setreply(self, rcode: str, xcode: str, text: str, /) -> None:
+        """Set the reply to the step under way; raises `Milter.error` for one that libmilter refuses."""
+
+    def setsymlist(self, stage: int, macros: str, /) -> None:
+        """Ask for macros, divided by spaces; in the negotiation only."""
+
+
 class Listener:
     """The filter's listener; `open`, `start`, `stop` and `close` belong to the main thread."""
 
@@ -92,7 +111,7 @@ class Listener:
         self._routed = settings.recipient == "routed"
         self._draining = False
         self._sessions: set[Session] = set()  # one step on it is atomic under the interpreter's lock
-        self._inode: tuple[int, int] | None = None
+        self._identity: sockets.Identity | None = None
         self._count = threading.Lock()
         self.faults = 0
         """Steps that failed by our own fault since the start."""
@@ -131,30 +150,13 @@ class Listener:
             Milter.opensocket(True)  # removes a socket that was left at PATH.new
         except Milter.error as error:
             raise OSError(
-                errno.EADDRNOTAVAIL, f"cannot listen on {where}: {error}; the system log has the reason"
+                errno.EADDRNOTAVAIL, f"{where}: libmilter: {error}; the system log has its reason"
             ) from None
         Listener._opened = True
         if where.kind == "unix":
-            self._publish(path_new, Path(where.host))
-
-    def _publish(self, path_new: Path, path: Path) -> None:
-        settings = self._settings
-        try:
-            if settings.owner is not None or settings.group is not None:
-                keep = -1  # chown(2)
-                os.chown(
-                    path_new,
-                    keep if settings.owner is None else settings.owner,
-                    keep if settings.group is None else settings.group,
-                )
-            path_new.chmod(settings.mode)
-            status = path_new.stat()
-            path_new.rename(path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                path_new.unlink()
-            raise OSError(error.errno, f"cannot make {path}: {error.strerror}") from None
-        self._inode = (status.st_dev, status.st_ino)
+            settings = self._settings
+            path = Path(where.host)
+            self._identity = sockets.publish(path_new, path, settings.mode, settings.owner, settings.group)
 
     def start(self) -> None:
         """Begin to serve, in a thread of libmilter's own; returns at once."""
@@ -175,17 +177,12 @@ class Listener:
 
     def close(self) -> None:
         """Remove the socket's path, unless a newer process has put its own there; then leave the process."""
-        if self._inode is None:
-            return
-        path = Path(self._settings.listen.host)
-        with contextlib.suppress(OSError):
-            status = path.stat()
-            if (status.st_dev, status.st_ino) == self._inode:
-                path.unlink()
+        if self._identity:
+            sockets.withdraw(Path(self._settings.listen.host), self._identity)
 
     # Callbacks. Each runs in a thread of libmilter's; what it returns goes to the MTA.
 
-    def _negotiate(self, ctx: Milter.Context, offer: list[int]) -> int:
+    def _negotiate(self, ctx: Context, offer: list[int]) -> int:
         try:
             actions, steps = offer[0], offer[1] & STEPS
             if actions & Milter.SETSYMLIST:
@@ -200,7 +197,7 @@ class Listener:
             return Milter.ALL_OPTS  # every step travels; those that we do not know are answered in C
         return Milter.CONTINUE
 
-    def _begin(self, ctx: Milter.Context, steps: int) -> "_Connection":
+    def _begin(self, ctx: Context, steps: int) -> "_Connection":
         session = Session(self._decide, routed=self._routed)
         connection = _Connection(
             session,
@@ -211,13 +208,13 @@ class Listener:
         self._sessions.add(session)
         return connection
 
-    def _connection(self, ctx: Milter.Context) -> "_Connection":
+    def _connection(self, ctx: Context) -> "_Connection":
         # There is none when the negotiation failed, or when the MTA begins another connection on this
         # one (SMFIC_QUIT_NC). Then we reply; libmilter drops a reply that is one too many.
         connection = ctx.getpriv()
         return connection if isinstance(connection, _Connection) else self._begin(ctx, 0)
 
-    def _connect(self, ctx: Milter.Context, hostname: str, family: int, address: object) -> int:
+    def _connect(self, ctx: Context, hostname: str, family: int, address: object) -> int:
         answer = Milter.CONTINUE
         try:
             connection = self._connection(ctx)
@@ -227,7 +224,7 @@ class Listener:
             self._failed("CONNECT", error)  # the session goes on, with its client unknown
         return answer
 
-    def _mail(self, ctx: Milter.Context, *arguments: bytes) -> int:
+    def _mail(self, ctx: Context, *arguments: bytes) -> int:
         answer = Milter.CONTINUE
         try:
             connection = self._connection(ctx)
@@ -237,7 +234,7 @@ class Listener:
             self._failed("MAIL", error)  # and so have all recipients of the transaction: see Session.mail
         return answer
 
-    def _rcpt(self, ctx: Milter.Context, *arguments: bytes) -> int:
+    def _rcpt(self, ctx: Context, *arguments: bytes) -> int:
         try:
             answer = self._connection(ctx).session.rcpt(arguments, _macros(ctx))
             if answer.rcode:
@@ -247,14 +244,14 @@ class Listener:
             return _defer(ctx)
         return answer.status
 
-    def _end(self, ctx: Milter.Context) -> int:
+    def _end(self, ctx: Context) -> int:
         try:
             self._connection(ctx).session.end()
         except BaseException as error:
             self._failed("the end of a transaction", error)
         return Milter.CONTINUE
 
-    def _close(self, ctx: Milter.Context) -> int:
+    def _close(self, ctx: Context) -> int:
         try:
             connection = ctx.getpriv()
             if isinstance(connection, _Connection):
@@ -265,7 +262,7 @@ class Listener:
             self._failed("the end of a session", error)
         return Milter.CONTINUE
 
-    def _failed(self, step: str, error: BaseException, ctx: Milter.Context | None = None) -> None:
+    def _failed(self, step: str, error: BaseException, ctx: Context | None = None) -> None:
         """Count and log an exception; must not raise one itself."""
         with contextlib.suppress(BaseException), self._count:
             self.faults += 1
@@ -283,7 +280,7 @@ class _Connection(NamedTuple):
     to_mail: int
 
 
-def _macros(ctx: Milter.Context) -> Macros:
+def _macros(ctx: Context) -> Macros:
     def value(name: str) -> str | None:
         try:
             return ctx.getsymval(name)
@@ -293,7 +290,7 @@ def _macros(ctx: Milter.Context) -> Macros:
     return value
 
 
-def _defer(ctx: Milter.Context) -> int:
+def _defer(ctx: Context) -> int:
     """Answer our own DEFER; where even that text is refused, libmilter has one for TEMPFAIL."""
     with contextlib.suppress(BaseException):
         ctx.setreply(FAULT.rcode, FAULT.xcode, FAULT.text)
@@ -301,22 +298,17 @@ def _defer(ctx: Milter.Context) -> int:
 
 
 def _make_sure_it_is_free(where: Address) -> None:
-    """Raise `OSError` for what libmilter would only tell the system log."""
-    try:
-        if where.kind == "unix":
-            for path in (Path(where.host), Path(f"{where.host}.new")):
-                with contextlib.suppress(FileNotFoundError):
-                    if not stat.S_ISSOCK(path.lstat().st_mode):
-                        raise FileExistsError(errno.EEXIST, f"{path} is there and is no socket")
-            parent = Path(where.host).parent
-            if not parent.is_dir():
-                raise FileNotFoundError(errno.ENOENT, f"there is no folder {parent}")
-            if not os.access(parent, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, f"no right to write to the folder {parent}")
-        else:
-            family = socket.AF_INET if where.kind == "inet" else socket.AF_INET6
-            with socket.socket(family, socket.SOCK_STREAM) as trial:
-                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as libmilter does
-                trial.bind((where.host, where.port))
-    except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {where}: {error.strerror}") from None
+    """Raise `OSError` for what libmilter would tell the system log only."""
+    if where.kind != "unix":
+        for trial in sockets.listen([where]):
+            trial.close()
+        return
+    directory = Path(where.host).parent
+    if not directory.is_dir():
+        raise OSError(errno.ENOENT, f"{where}: there is no directory {directory}")
+    if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+        raise OSError(errno.EACCES, f"{where}: no right to write to {directory}")
+    for path in (Path(where.host), Path(f"{where.host}.new")):
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(path.lstat().st_mode):
+                raise OSError(errno.EEXIST, f"{where}: {path} is there and is no socket")

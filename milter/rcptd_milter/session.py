@@ -72,8 +72,7 @@ class Session:
         if self._client is UNKNOWN:
             self._client = _address(macros("{client_addr}") or "")
         name = "".join(c if c.isprintable() else "?" for c in hostname[:_HOSTNAME_LENGTH])
-        number = self._client if isinstance(self._client, IPv4Address | IPv6Address) else "local"
-        self.peer = f"{name}[{'unknown' if self._client is UNKNOWN else number}]"
+        self.peer = name + _brackets(self._client)
 
     def mail(self, arguments: Sequence[bytes], macros: Macros, *, restarting: bool = False) -> None:
         """Begin a transaction; one begun while we are restarting has all its recipients deferred.
@@ -82,6 +81,10 @@ class Session:
         """
         self.in_transaction = True
         self._to_all = FAULT
+        if not self.peer:
+            # CONNECT never came through: pymilter refuses a host name that is not UTF-8.
+            self._client = _address(macros("{client_addr}") or "")
+            self.peer = _brackets(self._client)
         self._sender = _bare(_text(arguments[0])) if arguments else ""
         self._size = 0
         self._smtputf8 = False
@@ -125,6 +128,10 @@ class Session:
         self.in_transaction = False
         self._sender = self._size = self._smtputf8 = self._authenticated = UNKNOWN
         self._to_all = None
+
+
+def _brackets(client: Client) -> str:
+    return f"[{'unknown' if client is UNKNOWN else client or 'local'}]"
 
 
 def _text(argument: bytes) -> str:
