@@ -64,11 +64,11 @@ def _walk(case: Case, recipient: Recipient, bare: bool) -> Steps[Verdict | None]
             if case.trace.verbose:
                 case.trace.note(rule.name, rule.when.unmet(query, recipient))
             continue
+        case.trace.note(rule.name, "applies")
         if rule.shadow:
             _keep_for_later(case, walked, recipient)
             continue
         if walked.fixed:
-            case.trace.note(rule.name, f"says {walked.fixed.action.value}")
             return walked.fixed
         if is_postmaster(case.policy, recipient, bare=bare):
             return _POSTMASTER
@@ -90,7 +90,7 @@ def _act(case: Case, walked: Walked, recipient: Recipient) -> Steps[Verdict | No
 
 
 def _keep_for_later(case: Case, walked: Walked, recipient: Recipient) -> None:
-    case.trace.note(walked.rule.name, "in shadow: evaluated after the reply")
+    case.trace.note(walked.rule.name, "is in shadow: evaluated after the reply")
     if case.path or case.in_shadow:
         return
     if case.shadows is None:

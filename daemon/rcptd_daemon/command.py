@@ -122,6 +122,7 @@ def parser() -> argparse.ArgumentParser:
         description="Keep the recipients of a store of type sqlite.",
         formatter_class=raw,
     )
+    keep.add_argument("--store", metavar="NAME", help="which store, where the file has several of type sqlite")
     mailbox.add_arguments(keep)
     return top
 

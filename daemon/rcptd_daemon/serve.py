@@ -27,8 +27,9 @@ from rcptd_daemon.check import Checker, Facts
 from rcptd_daemon.sections import Control
 from rcptd_daemon.world import log_settings, read_configuration, remarks, require_front_end
 from rcptd_milter.settings import Settings as MilterSettings
-from rcptd_socketmap.server import Server, serve_stdio
+from rcptd_socketmap.server import Server
 from rcptd_socketmap.settings import Settings as SocketmapSettings
+from rcptd_socketmap.stdio import serve_stdio
 
 if TYPE_CHECKING:
     from rcptd_milter.libmilter import Listener
@@ -198,7 +199,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         end = loop.time() + patience
         while self._milter and self._milter.active_transactions and loop.time() < end:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # noqa: ASYNC110 - libmilter's threads set no event
 
     def _milter_ended(self) -> None:
         """Stop, as nobody can serve the milter any more; called in libmilter's thread."""
