@@ -177,6 +177,4 @@ def public_text(text: str) -> str:
     """Check an operator's text for the world; raises `ValueError` with one that would do."""
     if not text or (safe := safe_text(text)) == text:
         return text
-    raise ValueError(
-        f'the text must be printable ASCII without ", % and backslash, 200 at most: {safe!r} would do'
-    )
+    raise ValueError(f'the text must be printable ASCII without ", % and backslash, 200 at most: {safe!r} would do')

@@ -111,9 +111,7 @@ class _File:
 class Database:
     """A table in a SQLite file; see the module for how it is read."""
 
-    def __init__(
-        self, path: Path, *, allow_empty: bool = False, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, path: Path, *, allow_empty: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = str(path)
         self._uri = path.as_uri() + "?mode=ro"
         self._allow_empty = allow_empty
@@ -168,11 +166,7 @@ class Database:
             return self._found(row, Subject(*key))
         rows: list[Row] = connection.execute(_MISS, key).fetchall()
         if not rows:
-            return (
-                NOT_FOUND
-                if self._allow_empty
-                else Unavailable(f"{self._path}: {no_domain(recipient.domain)}")
-            )
+            return NOT_FOUND if self._allow_empty else Unavailable(f"{self._path}: {no_domain(recipient.domain)}")
         which, *columns = min(rows, key=lambda one: one[0])
         if which == 0:
             return self._found(tuple(columns), Subject(*key))
