@@ -142,7 +142,7 @@ def listen_unix(path: Path, *, mode: int, owner: int | None = None, group: int |
     new = path.with_name(path.name + ".new")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _remove_stale(new)
+        _remove_stale(new, path)
         try:
             listener.bind(str(new))
         except OSError as error:
@@ -239,11 +239,11 @@ def _rename(new: Path, path: Path) -> Identity:
     return there.st_dev, there.st_ino
 
 
-def _remove_stale(path: Path) -> None:
+def _remove_stale(new: Path, path: Path) -> None:
     """Remove what an earlier start left behind in the middle of `listen_unix`."""
-    _refuse_other_file(path)
+    _refuse_other_file(new)
     try:
-        path.unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
     except OSError as error:
         raise OSError(error.errno, f"unix:{path}: {_why_no_file(error, path)}") from None
 
