@@ -266,9 +266,12 @@ class Listener:
         """Count and log an exception; must not raise one itself."""
         with contextlib.suppress(BaseException), self._count:
             self.faults += 1
+        peer = "?"
         with contextlib.suppress(BaseException):
             connection = ctx.getpriv() if ctx else None
-            peer = connection.session.peer if isinstance(connection, _Connection) else "?"
+            if isinstance(connection, _Connection):
+                peer = connection.session.peer
+        with contextlib.suppress(BaseException):
             log.error("our fault at %s, session of %s", step, peer, exc_info=error)
 
 
