@@ -305,7 +305,10 @@ def test_spawn_serves_one_connection_on_standard_input_and_logs_elsewhere(daemon
     here, there = socket.socketpair()
     with here, there:
         process = subprocess.Popen(
-            [str(RCPTD), "serve", "--stdio", "-c", str(daemon.file)], stdin=there.fileno(), stdout=there.fileno(), stderr=there.fileno()
+            [str(RCPTD), "serve", "--stdio", "-c", str(daemon.file)],
+            stdin=there.fileno(),
+            stdout=there.fileno(),
+            stderr=there.fileno(),
         )
         there.close()
         here.settimeout(20)
