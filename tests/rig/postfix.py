@@ -10,7 +10,9 @@ asks the DNS.
 
 import os
 import pwd
+import re
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -137,6 +139,8 @@ class Postfix:
 
     def configure(self, main_cf: Mapping[str, str] | str) -> None:
         """Write main.cf anew: the rig's settings, then these; `reload` makes a running Postfix read it."""
+        self._main_cf = main_cf
+        self.config.mkdir(parents=True, exist_ok=True)
         settings = _MAIN_CF | {
             "queue_directory": str(self.queue),
             "data_directory": str(self.place / "data"),
@@ -146,10 +150,16 @@ class Postfix:
         text = ""
         if isinstance(main_cf, str):
             text = main_cf
+            # What the text sets goes out, or postconf would warn of each that it overrides.
+            for name in re.findall(r"^(\w+)\s*=", text, re.MULTILINE):
+                settings.pop(name, None)
         else:
             settings |= main_cf
         lines = "".join(f"{name} = {value}\n" for name, value in settings.items())
-        self.config.joinpath("main.cf").write_text(f"{lines}\n{text}\n")
+        path = self.config / "main.cf"
+        path.write_text(f"{lines}\n{text}\n")
+        # Postfix waits two seconds for a file that has only just changed to be left alone.
+        os.utime(path, (time.time() - 60,) * 2)
 
     def reload(self, main_cf: Mapping[str, str] | str | None = None) -> None:
         """Make every daemon read the configuration again, with new settings when some are given."""
@@ -169,6 +179,10 @@ class Postfix:
     def log(self) -> str:
         """What it has logged so far."""
         return self._log.read_text(errors="backslashreplace") if self._log.exists() else ""
+
+    def logs(self, words: str) -> bool:
+        """Whether some words are in the log, or come into it soon: it is written by a process of its own."""
+        return wait_until(lambda: words in self.log(), 5)
 
     def setting(self, name: str) -> str:
         """The value in force of one setting, macros expanded."""

@@ -64,6 +64,7 @@ class ScriptedSocketmap:
         where: Path | None = None,
         default: str | Fault = "NOTFOUND ",
         port: int = 0,
+        mode: int = 0o666,
     ) -> None:
         self.answers = dict(answers or {})
         self.default = default
@@ -72,6 +73,7 @@ class ScriptedSocketmap:
         self.connections = 0
         self.where = where
         self.port = port
+        self._mode = mode  # of a unix socket; by default whoever the rig's MTAs come as
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._leave = threading.Event()
@@ -115,7 +117,7 @@ class ScriptedSocketmap:
         if self.where:
             self.where.unlink(missing_ok=True)
             self._server = Unix(str(self.where), Connection)
-            self.where.chmod(0o666)  # the rig's MTAs come as whoever they are
+            self.where.chmod(self._mode)
         else:
             server = Tcp((LOOPBACK, self.port), Connection)
             self.port = server.server_address[1]

@@ -30,13 +30,19 @@ class ScriptedMilter:
     """
 
     def __init__(
-        self, answers: Mapping[str, str | Fault] | None = None, *, where: Path | None = None, port: int = 0
+        self,
+        answers: Mapping[str, str | Fault] | None = None,
+        *,
+        where: Path | None = None,
+        port: int = 0,
+        mode: int = 0o666,
     ) -> None:
         self.answers = dict(answers or {})
         self.fault: Fault | None = None
         self.asked: list[str] = []
         self.where = where
         self.port = port
+        self._mode = mode  # of a unix socket; by default whoever the rig's MTAs come as
         self._listener: socket.socket | None = None
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -66,7 +72,7 @@ class ScriptedMilter:
             self.where.unlink(missing_ok=True)
             listener = socket.socket(socket.AF_UNIX)
             listener.bind(str(self.where))
-            self.where.chmod(0o666)
+            self.where.chmod(self._mode)
         else:
             listener = socket.socket()
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
