@@ -134,7 +134,7 @@ class _Reader:
             self._toml(word, block)
         elif word == "domains" and rest and not block:
             self.domains = tuple(rest.split())
-        elif word.startswith((" ", "\t")):
+        elif statement.startswith((" ", "\t")):
             self._fault("an indented line belongs to no statement")
         else:
             self._fault(f"cannot read {statement!r}; write domains, daemon, store, rules or case")
@@ -163,7 +163,7 @@ class _Reader:
     def _toml(self, word: str, block: list[tuple[int, str]]) -> None:
         if word in self.toml:
             self._fault(f"there are {word} already")
-        text = textwrap.dedent("\n".join(line for _, line in block))
+        text = textwrap.dedent("".join(f"{line}\n" for _, line in block))
         first = block[0][0] if block else self.at
         try:
             tomllib.loads(text)

@@ -79,10 +79,8 @@ def word(wanted: Wanted, mode: Mode) -> str:
     """Give the word that a map of tables, `key` or `smmapd`, says for a verdict."""
     if wanted.code == 250:
         return "OK" if wanted.ours else "NOTFOUND"
-    if wanted.as_written:
-        cause = Cause.OPERATOR
-    else:
-        cause = _CAUSES.get((wanted.code, wanted.enhanced), Cause.OPERATOR)
+    known = Cause.OPERATOR if wanted.as_written else _CAUSES.get((wanted.code, wanted.enhanced))
+    cause = known or Cause.OPERATOR
     if cause in _TEMP or wanted.code < 500:
         return "TEMP"
     if mode == "smmapd":

@@ -114,6 +114,7 @@ class MilterConnection:
         self._writer: asyncio.StreamWriter | None = None
         self._session_reply: Reply | None = None
         self._message_reply: Reply | None = None
+        self._in_mail = False
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -176,6 +177,7 @@ class MilterConnection:
     async def mail(self, path: str, *parameters: str) -> Reply:
         """Tell MAIL FROM: `path` with its brackets, ESMTP parameters one by one."""
         self._message_reply = None
+        self._in_mail = True
         bare = _bare(path)
         self.macros["{mail_addr}"] = bare
         self.macros["{mail_host}"] = bare.rpartition("@")[2] if "@" in bare else ""
@@ -220,6 +222,7 @@ class MilterConnection:
         """Tell that the message is complete; its reply may come with modifications."""
         reply = await self._tell(wire.END_OF_MESSAGE)
         self._message_reply = None
+        self._in_mail = False
         return reply
 
     async def unknown(self, line: str) -> Reply:
@@ -231,6 +234,7 @@ class MilterConnection:
     async def abort(self) -> None:
         """End the transaction (RSET, or a new MAIL); a milter does not answer that."""
         self._message_reply = None
+        self._in_mail = False
         await self._send(wire.frame(wire.ABORT.letter), wire.ABORT.name)
 
     async def quit(self) -> None:
@@ -241,9 +245,14 @@ class MilterConnection:
         await self.close()
 
     async def quit_new_connection(self) -> None:
-        """End the session and keep the connection for the next one, as version 6 allows."""
+        """End the session and keep the connection for the next one, as version 6 allows.
+
+        An open transaction is ended first: libmilter never answers again after QUIT_NC in one (measured).
+        """
         if self.negotiated.version < 6:
             raise ValueError("QUIT_NC needs version 6")
+        if self._in_mail:
+            await self.abort()
         self._session_reply = self._message_reply = None
         await self._send(wire.frame(wire.QUIT_NEW_CONNECTION.letter), wire.QUIT_NEW_CONNECTION.name)
 
