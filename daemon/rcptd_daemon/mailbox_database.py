@@ -74,7 +74,8 @@ def _opened(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
         yield connection
     except NotOurs as error:
         raise Fault(os.EX_DATAERR, f"{path} {error}") from None
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        # Over a damaged schema the module fails to decode SQLite's own message.
         raise _explained(path, mode, error) from None
     finally:
         if connection:
@@ -136,7 +137,7 @@ def _make(path: Path) -> None:
             connection.close()
 
 
-def _explained(path: Path, mode: str, error: sqlite3.Error) -> Fault:
+def _explained(path: Path, mode: str, error: Exception) -> Fault:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return Fault(os.EX_TEMPFAIL, f"{path}: another process is writing; try again")

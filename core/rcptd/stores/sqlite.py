@@ -86,6 +86,7 @@ class _File:
         self.before: tuple[_File, ...] = ()
         self.stale: tuple[int, ...] | None = None
         self.log: tuple[int, int] | None = None
+        self.page = 512  # the least that SQLite has
         self._open = 0
         self._counting = threading.Lock()
 
@@ -136,7 +137,8 @@ class Database:
                 return self._troubled(fault.answer)
         try:
             answer = self._ask(connection, recipient)
-        except sqlite3.Error as error:
+        except Exception as error:  # noqa: BLE001
+            # Not sqlite3.Error alone: over a damaged schema the module fails to decode its own message.
             file.close(connection)
             return self._troubled(self._explained(error, recipient))
         if len(file.idle) < IDLE:
@@ -192,9 +194,12 @@ class Database:
             identity = None
             try:
                 status = os.stat(self._path)  # noqa: PTH116 - a microsecond, not three
-                identity = (status.st_dev, status.st_ino)
-            except (OSError, ValueError) as error:
-                why = f"{self._path}: {getattr(error, 'strerror', None) or error}"
+                if status.st_size % old.page:
+                    why = f"{self._path}: is cut off in mid-page; restore a backup"
+                else:
+                    identity = (status.st_dev, status.st_ino)
+            except OSError as error:
+                why = f"{self._path}: {error.strerror}"
             if self._closed or (identity is not None and identity == old.identity):
                 return
             new = _File(identity, why)
@@ -246,15 +251,18 @@ class Database:
             connection.execute("PRAGMA cell_size_check = ON")
             check_version(connection)
             self._see_that_it_is(file)
-        except (sqlite3.Error, NotOurs, OSError) as error:
+            (file.page,) = connection.execute("PRAGMA page_size").fetchone()
+        except Exception as error:  # noqa: BLE001 - as above
             if connection:
                 connection.close()
             file.count(-1)
-            if isinstance(error, sqlite3.Error):
-                raise _Faulty(self._explained(error, None)) from None
-            if isinstance(error, NotOurs):
-                raise _Faulty(Unavailable(f"{self._path} {error}")) from None
-            raise _Faulty(Busy(f"{self._path}: {error}")) from None
+            match error:
+                case NotOurs():
+                    raise _Faulty(Unavailable(f"{self._path} {error}")) from None
+                case OSError():
+                    raise _Faulty(Busy(f"{self._path}: {error}")) from None
+                case _:
+                    raise _Faulty(self._explained(error, None)) from None
         return connection
 
     def _see_that_it_is(self, file: _File) -> None:
@@ -269,7 +277,7 @@ class Database:
         except FileNotFoundError:
             file.log = None
 
-    def _explained(self, error: sqlite3.Error, recipient: Recipient | None) -> Unavailable | Busy:
+    def _explained(self, error: Exception, recipient: Recipient | None) -> Unavailable | Busy:
         """Say what a fault of SQLite means, and what helps."""
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in _WAIT:
