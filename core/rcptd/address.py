@@ -7,6 +7,9 @@ rules compare:
 
     key = local part, unquoted, NFC, case-folded  +  "@"  +  domain in lower-case A-labels
 
+A bare local part is its own key, in quotes where it holds an @: `"a@example.org"` in no domain is not
+a@example.org.
+
 The local part as it was typed stays in `local`, because a store may care about its case (RFC 5321
 2.4: only the receiving host may interpret it). Case folding takes a sharp s for "ss", as Postfix
 does to every map key before we see it, so both front ends mean the same mailbox.
@@ -24,6 +27,7 @@ from unicodedata import normalize
 LOCAL_PART_OCTETS = 64  # RFC 5321 4.5.3.1.1
 DOMAIN_OCTETS = 255  # RFC 5321 4.5.3.1.2
 ADDRESS_OCTETS = 254  # RFC 5321 4.5.3.1.3: a path of 256, less its two brackets
+LABEL_OCTETS = 63  # RFC 1035 2.3.4
 KEY_OCTETS = 10_000  # what Postfix sends a socketmap at most; nothing longer is even looked at
 
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
@@ -33,7 +37,7 @@ _PLAIN = re.compile(
     r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)>?"
 )
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
-_ROUTE = re.compile(r"@[^,:@\"]+(?:,@[^,:@\"]+)*:")  # RFC 5321 4.1.2, A-d-l
+_ROUTE = re.compile(r"@[^\x00-\x20\x7f,:@\"<>\\]+(?:,@[^\x00-\x20\x7f,:@\"<>\\]+)*:")  # RFC 5321 4.1.2, A-d-l
 _QUOTED = re.compile(r'"((?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*)"')
 _UNSAFE = re.compile(r"[\x00-\x20\x7f-\x9f()<>\[\]:;@\\,\"]")
 _ACE = "xn--"
@@ -60,7 +64,10 @@ class Recipient:
         self.ascii = ascii_only
         self.fault = fault
         folded = fold(local)
-        self.key = f"{folded}@{domain}" if domain else folded
+        if domain:
+            self.key = f"{folded}@{domain}"
+        else:
+            self.key = f'"{folded}"' if "@" in folded else folded
 
     def __repr__(self) -> str:
         return f"Recipient({self.local!r}, {self.domain!r})"
@@ -100,6 +107,8 @@ def parse(text: str) -> Recipient:
 
     Undecodable bytes are expected as surrogates (`errors="surrogateescape"`). Raises `NotAnAddress`.
     """
+    if len(text) > KEY_OCTETS:
+        raise NotAnAddress("far too long")
     plain = _PLAIN.fullmatch(text)
     # "<a@b" and "a@b>" match too, which is cheaper than two patterns; junk like that goes the long way.
     if plain and (text[0] == "<") == (text[-1] == ">"):
@@ -117,25 +126,27 @@ def domain(text: str) -> str:
     """
     if text.startswith("["):
         return _literal(text)
-    name = text.removesuffix(".")
-    if not name.isascii() or _ACE in name.lower():
-        name = _to_ascii(name)
-    name = name.lower()
+    # An A-label is never shorter than its U-label has characters, so this bounds what idna must read, too.
+    if len(text) > DOMAIN_OCTETS + 1:
+        raise NotAnAddress(_LONG_DOMAIN)
+    name = text if text.isascii() else _mapped(text)
+    name = name.lower().removesuffix(".")
+    if not name.isascii() or _ACE in name:
+        name = ".".join(map(_a_label, name.split(".")))
     if not _labels(name):
         raise NotAnAddress("the domain is not a host name")
     if len(name) > DOMAIN_OCTETS:
-        raise NotAnAddress("the domain is longer than 255 octets")
+        raise NotAnAddress(_LONG_DOMAIN)
     return name
 
 
 _TOO_LONG = "the local part is longer than 64 octets"
 _LONG_PATH = "the address is longer than 254 octets"
+_LONG_DOMAIN = "the domain is longer than 255 octets"
 _DOTS = "the local part has a dot too many"
 
 
 def _parse_slowly(text: str) -> Recipient:
-    if len(text) > KEY_OCTETS:
-        raise NotAnAddress("far too long")
     try:
         ascii_only = len(text.encode()) == len(text)
     except UnicodeEncodeError:
@@ -205,21 +216,42 @@ def _literal(text: str) -> str:
     inner = text[1:-1]
     try:
         if inner[:5].lower() == "ipv6:":
+            if "%" in inner:
+                raise NotAnAddress("the address literal names a zone")  # RFC 5321 4.1.3 has none
             return f"[ipv6:{ipaddress.IPv6Address(inner[5:])}]"
         return f"[{ipaddress.IPv4Address(inner)}]"
     except ValueError:
         raise NotAnAddress("the address literal is no IP address") from None
 
 
-def _to_ascii(name: str) -> str:
+def _mapped(name: str) -> str:
+    """Map a name as UTS 46 says: case, width, and the dots of other scripts."""
     # Imported only when a name needs it: its tables cost a cold start 10 ms.
     import idna  # noqa: PLC0415
 
     try:
-        return idna.encode(name, uts46=True).decode("ascii")
+        return idna.uts46_remap(name, std3_rules=False, transitional=False)
+    except (idna.IDNAError, UnicodeError):
+        raise NotAnAddress(_NO_IDN) from None
+
+
+def _a_label(label: str) -> str:
+    """Give the A-label of a mapped label; one that is plain ASCII stays."""
+    if label.isascii() and not label.startswith(_ACE):
+        return label
+    if len(label) > LABEL_OCTETS:
+        raise NotAnAddress(_NO_IDN)  # before idna reads it: it takes a time that grows faster than its input
+    import idna  # noqa: PLC0415
+
+    try:
+        return idna.alabel(label).decode("ascii")
     except (idna.IDNAError, UnicodeError):
         pass
-    # Registries sold names that IDNA 2008 forbids (emoji); in A-labels they are plain host names.
-    if name.isascii():
-        return name
-    raise NotAnAddress("the domain is no internationalised host name")
+    # Registries sold names that IDNA 2008 forbids (emoji). MTAs take them as UTS 46 does, which is
+    # their Punycode and no more, so U-label and A-label are one domain here as well.
+    if label.isascii():
+        return label
+    return _ACE + label.encode("punycode").decode("ascii")
+
+
+_NO_IDN = "the domain is no internationalised host name"

@@ -51,7 +51,7 @@ def subject(text: str, default_domain: str = "") -> Subject:
     if not recipient.domain:
         if not default_domain:
             raise NotAnAddress("no domain; write user@domain")
-        return Subject(default_domain, recipient.key)
+        return Subject(default_domain, address.fold(recipient.local))
     spelling = text.strip(" \t").removeprefix("<").removesuffix(">")
     return Subject(recipient.domain, local_part(recipient), "" if spelling == recipient.key else spelling)
 
