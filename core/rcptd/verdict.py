@@ -123,7 +123,7 @@ NAMED = (
     FULL_FOR_NOW, FULL, TOO_LARGE, BAD_SYNTAX, NEEDS_SMTPUTF8, UNKNOWN, OUR_FAULT,
 )  # fmt: skip
 
-_REPLY = re.compile(r"([45]\d\d) ([45]\.\d{1,3}\.\d{1,3}) (.+)", re.DOTALL)
+_REPLY = re.compile(r"([45]\d\d) ([45]\.\d{1,3}\.\d{1,3}) (.+)", re.DOTALL | re.ASCII)
 
 
 def from_reply(reply: str) -> Verdict:
@@ -137,9 +137,9 @@ def from_reply(reply: str) -> Verdict:
     code, enhanced, text = parts.groups()
     if code[0] != enhanced[0]:
         raise ValueError(f"reply code {code} and enhanced code {enhanced} are of different classes")
-    if code == "421":
-        # It closes the connection under every other recipient (measured on both MTAs).
-        raise ValueError("421 closes the connection; use 450 or 451")
+    if code in ("421", "521"):
+        # They close the connection under every other recipient (421 measured on both MTAs; 521: access(5)).
+        raise ValueError(f"{code} closes the connection; use {'450 or 451' if code == '421' else '550'}")
     if (safe := safe_text(text)) != text:
         raise ValueError(
             f'the text must be at most {TEXT_LENGTH} printable ASCII characters without " % and '
