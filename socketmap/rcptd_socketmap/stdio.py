@@ -124,13 +124,14 @@ class _Pipes(asyncio.Transport):
 
 
 async def _connect_pipes(connection: Connection, stdin: int, stdout: int) -> None:
+    for descriptor in (stdin, stdout):
+        kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+        if kind not in (stat.S_IFIFO, stat.S_IFSOCK):  # asyncio would raise, uvloop would abort the process
+            raise OSError(errno.EINVAL, "standard input and output must be one socket, or two pipes")
     loop = asyncio.get_running_loop()
-    try:
-        writing, _ = await loop.connect_write_pipe(
-            lambda: _Output(connection), os.fdopen(os.dup(stdout), "wb", buffering=0)
-        )
-        await loop.connect_read_pipe(
-            lambda: _Input(connection, writing), os.fdopen(os.dup(stdin), "rb", buffering=0)
-        )
-    except ValueError as error:  # asyncio's word for a file
-        raise OSError(errno.EINVAL, "standard input and output must be a socket or two pipes") from error
+    writing, _ = await loop.connect_write_pipe(
+        lambda: _Output(connection), os.fdopen(os.dup(stdout), "wb", buffering=0)
+    )
+    await loop.connect_read_pipe(
+        lambda: _Input(connection, writing), os.fdopen(os.dup(stdin), "rb", buffering=0)
+    )
