@@ -59,7 +59,7 @@ def _ask(store: str, recipient: Recipient, subaddress: Subaddress | None) -> Ste
     if base is None or subaddress is None:
         return whole
     if subaddress.detail == "must_exist":
-        if subaddress.case == "kept" and _spelled_otherwise(whole, recipient, base):
+        if subaddress.case == "kept" and _spelled_otherwise(whole, recipient, subaddress):
             return NOT_FOUND
         return whole
     match whole:
@@ -72,14 +72,19 @@ def _ask(store: str, recipient: Recipient, subaddress: Subaddress | None) -> Ste
             return whole if isinstance(without, NotFound) else without
 
 
-def _spelled_otherwise(answer: Answer, recipient: Recipient, base: Recipient) -> bool:
+def _spelled_otherwise(answer: Answer, recipient: Recipient, subaddress: Subaddress) -> bool:
     """Say whether the store knows the detail in another case than it was asked in."""
     if not isinstance(answer, Found) or answer.mailbox.catch_all:
         return False
     spelling = answer.mailbox.spelling
-    known = parse(spelling).local if spelling else fold(recipient.local)
-    start = len(base.local)
-    return known[start:] != recipient.local[start:]
+    known = parse(spelling) if spelling else Recipient(fold(recipient.local), recipient.domain)
+    # Not cut at the same place: a base may be longer in one spelling than in the other (a sharp s is "ss").
+    return _detail(known, subaddress) != _detail(recipient, subaddress)
+
+
+def _detail(recipient: Recipient, subaddress: Subaddress) -> str:
+    base = subaddress.base(recipient)
+    return recipient.local[len(base.local) :] if base else ""
 
 
 def _judge(case: Case, walked: Walked, mailbox: Mailbox) -> Steps[Verdict]:
