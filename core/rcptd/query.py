@@ -25,11 +25,12 @@ Unknown = Literal[_Unknown.UNKNOWN]
 class Query:
     """One question of a front end; treat as immutable once asked.
 
-    `recipient` is what the wire carried, undecodable bytes as surrogates. `sender` is the bare address
-    of MAIL FROM, "" for the null sender. `client` is None for a peer without an address (a local
-    one). `authenticated` is the name of SASL, "" for nobody. `size` is in octets, 0 where MAIL FROM
-    named none. `smtputf8` says whether MAIL FROM asked for it. `session` is whatever helps to find
-    the MTA's own lines: its queue id, or the peer; it is logged and never judged.
+    `recipient` is what the wire carried, undecodable bytes as surrogates. `sender` is the bare address of
+    MAIL FROM, "" for the null sender. `client` is None for a peer without an address (a local one), and
+    an IPv4 address where an IPv6 one stands for it. `authenticated` is the name of SASL, "" for nobody.
+    `size` is in octets, 0 where MAIL FROM named none. `smtputf8` says whether MAIL FROM asked for it.
+    `session` is whatever helps to find the MTA's own lines: its queue id, or the peer; it is logged and
+    never judged.
     """
 
     recipient: str
@@ -41,3 +42,9 @@ class Query:
     size: int | Unknown = UNKNOWN
     smtputf8: bool | Unknown = UNKNOWN
     session: str = ""
+
+    def __post_init__(self) -> None:
+        # An MTA on a dual-stack socket may name an IPv4 client ::ffff:192.0.2.7; it is in 192.0.2.0/24. Here,
+        # so that no front end and no rule has to think of it.
+        if isinstance(self.client, IPv6Address) and self.client.ipv4_mapped:
+            self.client = self.client.ipv4_mapped

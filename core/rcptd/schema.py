@@ -179,7 +179,7 @@ def network(value: object) -> IPv4Network | IPv6Network:
     try:
         if not isinstance(value, str):
             raise ValueError  # noqa: TRY004, TRY301 - one kind of fault
-        return ip_network(value)
+        return unmapped(ip_network(value))
     except ValueError:
         hint = ""
         if isinstance(value, str) and "/" in value:
@@ -187,6 +187,17 @@ def network(value: object) -> IPv4Network | IPv6Network:
                 hint = f"; did you mean {ip_network(value, strict=False)}?"
         wanted = '"192.0.2.7" or "2001:db8::/32"'
         raise ValueError(f"{value!r} is no address or network, as in {wanted}{hint}") from None
+
+
+_MAPPED = IPv6Network("::ffff:0:0/96")
+
+
+def unmapped(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+    """Give the IPv4 network that an IPv4-mapped IPv6 network stands for, as `rcptd.query` does for clients."""
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+        first = int(network.network_address) & 0xFFFFFFFF
+        return IPv4Network((first, network.prefixlen - _MAPPED.prefixlen))
+    return network
 
 
 def octal_mode(value: object) -> int:

@@ -5,6 +5,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from rcptd.query import UNKNOWN, Query
 from rcptd.question import Mailbox, Posting
+from rcptd.schema import unmapped
 from rcptd.verdict import NOT_ALLOWED, Verdict
 from rcptd.verdict import UNKNOWN as DO_NOT_KNOW
 from rcptd.when import Addresses, addresses, sender_key
@@ -52,7 +53,7 @@ def _met(wanted: Posting, query: Query) -> bool | None:
 # Reading them takes longer than the whole decision, and mailboxes with limits are asked for again.
 @lru_cache(maxsize=1024)
 def _networks(texts: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
-    return tuple(ip_network(text, strict=False) for text in texts)
+    return tuple(unmapped(ip_network(text, strict=False)) for text in texts)
 
 
 @lru_cache(maxsize=1024)
