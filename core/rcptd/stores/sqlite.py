@@ -137,7 +137,7 @@ class Database:
                 return self._troubled(fault.answer)
         try:
             answer = self._ask(connection, recipient)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             # Not sqlite3.Error alone: over a damaged schema the module fails to decode its own message.
             file.close(connection)
             return self._troubled(self._explained(error, recipient))
@@ -252,7 +252,7 @@ class Database:
             check_version(connection)
             self._see_that_it_is(file)
             (file.page,) = connection.execute("PRAGMA page_size").fetchone()
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:
             if connection:
                 connection.close()
             file.count(-1)
