@@ -141,6 +141,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """End: nobody waits for these decisions any more."""
         self._closing = self._closing or _monotonic()
+        self._transport = None
         self._waiting.clear()
         for task in self._tasks:
             task.cancel()

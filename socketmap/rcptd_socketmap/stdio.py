@@ -37,17 +37,20 @@ async def serve_stdio(
 
     peer = _peer_at(connected) if connected else "standard input"
     connection = Connection(driver, settings.maps, peer=peer, on_lost=end, dialect=dialect)
+    reading: asyncio.BaseTransport | None = None
     try:
         if connected:
             connected.setblocking(False)
             await loop.connect_accepted_socket(lambda: connection, connected)
         else:
-            await _connect_pipes(connection, stdin, stdout)
+            reading = await _connect_pipes(connection, stdin, stdout)
         while not lost.done():
             await asyncio.wait([lost], timeout=sweep_period(settings))
             connection.sweep(time.monotonic(), idle=settings.idle, stall=settings.stall)
     finally:
         connection.abort()
+        if reading:
+            reading.close()  # where the output was lost first
         if connected:
             # The client is to see the end now, though this process still has the socket as 0, 1 and perhaps 2.
             with contextlib.suppress(OSError), socket.socket(fileno=os.dup(stdin)) as same:
@@ -123,7 +126,7 @@ class _Pipes(asyncio.Transport):
         self._writing.abort()
 
 
-async def _connect_pipes(connection: Connection, stdin: int, stdout: int) -> None:
+async def _connect_pipes(connection: Connection, stdin: int, stdout: int) -> asyncio.BaseTransport:
     for descriptor in (stdin, stdout):
         kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
         if kind not in (stat.S_IFIFO, stat.S_IFSOCK):  # asyncio would raise, uvloop would abort the process
@@ -132,6 +135,7 @@ async def _connect_pipes(connection: Connection, stdin: int, stdout: int) -> Non
     writing, _ = await loop.connect_write_pipe(
         lambda: _Output(connection), os.fdopen(os.dup(stdout), "wb", buffering=0)
     )
-    await loop.connect_read_pipe(
+    reading, _ = await loop.connect_read_pipe(
         lambda: _Input(connection, writing), os.fdopen(os.dup(stdin), "rb", buffering=0)
     )
+    return reading
