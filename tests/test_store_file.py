@@ -263,7 +263,9 @@ def test_whatever_the_bytes_are_they_are_entries_or_faults(octets: bytes, target
 
 
 lines = st.lists(
-    st.sampled_from(["a@b.example", "@b.example", "b.example x", " more", "#", "", "ok", "alias", '"', "disabled", "\t"])
+    st.sampled_from(
+        ["a@b.example", "@b.example", "b.example x", " more", "#", "", "ok", "alias", '"', "disabled", "\t"]
+    )
 )
 
 

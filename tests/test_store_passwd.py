@@ -299,7 +299,7 @@ def failing(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("root, gcc and unshare are needed for a failing name service")
     folder = tmp_path_factory.mktemp("nss")
     (folder / "nss.c").write_text(MODULE)
-    command = ["gcc", "-shared", "-fPIC", "-o", folder / "libnss_rcptdtest.so.2", folder / "nss.c"]
+    command = ["gcc", "-shared", "-fPIC", "-o", f"{folder}/libnss_rcptdtest.so.2", f"{folder}/nss.c"]
     subprocess.run(command, check=True, timeout=60)
     return folder
 

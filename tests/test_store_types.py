@@ -54,7 +54,7 @@ def test_another_package_can_bring_a_type(monkeypatch: pytest.MonkeyPatch) -> No
         return points
 
     monkeypatch.setattr(stores, "entry_points", entry_points)
-    assert stores.find("ours") is memory
+    assert stores.find("ours").Settings is memory.Settings
     with pytest.raises(ValueError, match=r"'broken' of rcptd.no_such_module fails: ModuleNotFoundError"):
         stores.find("broken")
     for lacking in ("poor", "half"):

@@ -49,6 +49,8 @@ def writing(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connection]
     if create:
         _make(path)
     with _opened(path, "rw") as connection:
+        # A copy made by VACUUM INTO has lost the mode, and its readers would have to wait for writers.
+        connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield connection

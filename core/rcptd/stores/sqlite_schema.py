@@ -185,4 +185,5 @@ def _item(column: str, item: str, check: Any) -> None:
 @lru_cache(maxsize=4096)
 def network(text: str) -> str:
     """Check an address or a CIDR network and give it in its usual form; raises `ValueError`."""
-    return str(ip_network(text)).removesuffix("/32").removesuffix("/128")
+    found = ip_network(text)
+    return str(found.network_address if found.prefixlen == found.max_prefixlen else found)
