@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import resource
@@ -577,6 +578,56 @@ def test_a_client_that_comes_as_we_drain_is_closed(run: Run) -> None:
     run(main())
 
 
+def test_a_client_that_comes_too_late_for_draining_is_cut(run: Run) -> None:
+    async def main() -> None:
+        async with site() as here:
+            client = socket.socket(socket.AF_UNIX)
+            client.connect(str(here.path))
+            client.setblocking(False)
+            here.server._accept(here.server._listening[0])
+            assert await here.server.drain(0.0) == 1
+            assert await asyncio.get_running_loop().sock_recv(client, 1) == b""
+            client.close()
+
+    run(main())
+
+
+class Accepting(socket.socket):
+    """A listener whose next accepts fail as they are told to."""
+
+    faults: tuple[OSError, ...] = ()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if self.faults:
+            fault, *rest = self.faults
+            self.faults = tuple(rest)
+            raise fault
+        return super().accept()
+
+
+def test_a_client_that_is_gone_before_it_is_accepted_costs_nothing(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        listener = Accepting(socket.AF_INET6)
+        listener.bind(("::1", 0))
+        listener.listen()
+        listener.setblocking(False)
+        listener.faults = (OSError(errno.ECONNABORTED, "aborted"), OSError(errno.EPROTO, "protocol"))
+        driver = StubDriver()
+        server = Server(driver, settings())
+        server.start([sockets.Listening(Address("inet6", "::1", 1), listener)])
+        client = Client(*await asyncio.open_connection(*listener.getsockname()[:2]))
+        client.ask("ok")
+        assert await client.reply() == "OK ok"
+        assert driver.begun[0].query.session.startswith("[::1]:")
+        await client.close()
+        assert await server.drain(PATIENCE) == 0
+
+    run(main())
+    assert lines(caplog) == []
+
+
 def test_without_descriptors_the_server_rests_and_recovers(
     run: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -662,6 +713,21 @@ def test_one_connection_on_a_socket(run: Run) -> None:
         await serving
         await client.close()
         theirs.close()
+
+    run(main())
+
+
+def test_a_client_that_went_before_we_began(run: Run) -> None:
+    async def main() -> None:
+        with socket.socket() as listener, socket.socket() as client:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            client.connect(listener.getsockname())
+            theirs, _ = listener.accept()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+            with theirs:
+                await serve_stdio(StubDriver(), settings(), stdin=theirs.fileno(), stdout=theirs.fileno())
 
     run(main())
 
