@@ -7,11 +7,12 @@ once, and stays there: from then on only the loop touches the generator (closing
 raises "generator already executing"), and a waiting thread just waits for the future.
 
 Deadlines are the driver's. A decision that is late is deferred, its waiting lookup is cancelled, and
-nobody waits longer than `deadline` plus a moment. A bug in a rule or a store defers too, and is logged.
+nobody waits longer than `deadline` plus a moment, also not for a service that ignores its cancellation: each
+question to a service is a task of its own. A bug in a rule or a store defers too, and is logged.
 
 A reload swaps policy and stores in one assignment; a decision keeps those that it began with. As no
-decision outlives its deadline, the old stores are closed when that has passed, which costs the hot path
-neither a lock nor a counter.
+decision outlives its deadline, nor the shadows that it leaves behind another one, the old stores are closed
+when both have passed, which costs the hot path neither a lock nor a counter.
 
 Rules in shadow are evaluated after the reply, on the loop, a bounded number at a time; under load they
 are dropped, and counted.
@@ -20,10 +21,11 @@ are dropped, and counted.
 import asyncio
 import logging
 import os
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from concurrent.futures import CancelledError as FutureCancelled
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -32,7 +34,7 @@ from rcptd.address import Recipient
 from rcptd.case import Case, Steps
 from rcptd.policy import Policy, Walked
 from rcptd.query import Query
-from rcptd.question import Answer, Busy, Lookup, Service, Store, Table, Unavailable
+from rcptd.question import Answer, Busy, Lookup, Store, Table, Unavailable
 from rcptd.trace import Asked, Trace
 from rcptd.verdict import OUR_FAULT, UNKNOWN, Action, Verdict, safe_text
 
@@ -45,12 +47,19 @@ BUSY_PAUSES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 """How long the loop waits, in seconds, before it asks a busy table again; the last one repeats."""
 
 MOST_SHADOWS = 256
-"""How many shadow evaluations may be under way; beyond, they are dropped."""
+"""How many decisions may have shadow evaluations waiting or under way; beyond, they are dropped."""
+
+MOST_STRAYS = 256
+"""How many questions to one store may go on although they were cancelled; beyond, it is asked no more."""
+
+CLOSING = 5.0
+"""How long, in seconds, a world's stores may take to close."""
 
 _monotonic = time.monotonic
 _numbers = count(1)
 # Unlike for another process or the next start, so that a reference leads to one line of one log.
 _START = os.urandom(2).hex()
+_STOPPING = OUR_FAULT.said_by("stopping")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +78,31 @@ class World:
         object.__setattr__(self, "tables", tables)
 
     async def aclose(self) -> None:
-        """Close the stores."""
-        for store in self.stores.values():
-            if isinstance(store, Table):
-                store.close()
-            else:
-                await store.aclose()
+        """Close the stores, each whatever the others do; ends within `CLOSING`, never raises."""
+        loop = asyncio.get_running_loop()
+        await _end_within(CLOSING, [loop.create_task(_close(*named)) for named in self.stores.items()])
+
+
+async def _close(name: str, store: Store) -> None:
+    try:
+        if isinstance(store, Table):
+            store.close()
+        else:
+            await store.aclose()
+    except Exception:
+        _log.exception("store %r failed to close", name)
+
+
+async def _end_within(seconds: float, tasks: Collection[asyncio.Task[None]]) -> None:
+    if tasks:
+        _, late = await asyncio.wait(tasks, timeout=seconds)
+        for task in late:
+            task.cancel()
+            _log.error("not closed within %g s: %r", seconds, task)
+
+
+class _Late(Exception):
+    """The deadline has passed."""
 
 
 class Decision:
@@ -130,28 +158,29 @@ def advance(
     question, or the verdict at the end.
     """
     tables = world.tables
-    try:
-        question = next(steps) if answer is None else steps.send(answer)
-        while True:
-            lookup = tables.get(question.store)
-            if lookup is None:
-                return question
-            began = _monotonic()
-            said = lookup(question.recipient)
-            trace.entries.append(Asked(question.store, question.recipient.key, said, _monotonic() - began))
-            if isinstance(said, Busy):
-                return question
-            question = steps.send(said)
-    except StopIteration as end:
-        verdict: Verdict | None = end.value
-        return verdict
+    while True:
+        # Nothing but the steps inside: a table that raises StopIteration must not pass for "no opinion".
+        try:
+            question = next(steps) if answer is None else steps.send(answer)
+        except StopIteration as end:
+            verdict: Verdict | None = end.value
+            return verdict
+        lookup = tables.get(question.store)
+        if lookup is None:
+            return question
+        began = _monotonic()
+        said = lookup(question.recipient)
+        trace.entries.append(Asked(question.store, question.recipient.key, said, _monotonic() - began))
+        if isinstance(said, Busy):
+            return question
+        answer = said
 
 
 class Driver:
     """Runs decisions under the current world.
 
     `on_verdict` is told of every decision that ended, `on_shadow` of every shadow evaluation; both are
-    called in whichever thread ended it and must neither wait nor raise.
+    called in whichever thread ended it and must not wait.
     """
 
     def __init__(
@@ -167,7 +196,10 @@ class Driver:
         self._on_shadow = on_shadow
         self.loop: asyncio.AbstractEventLoop | None = None
         self._shadows: set[asyncio.Task[None]] = set()
+        self._shadow_room = threading.BoundedSemaphore(MOST_SHADOWS)
+        self._strays: dict[str, set[asyncio.Task[Answer]]] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._in_use_until = 0.0
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Name the loop that services live on, before the first thread asks."""
@@ -184,21 +216,17 @@ class Driver:
 
     async def finish(self, decision: Decision) -> None:
         """Take a decision to its verdict within its deadline; on the loop only, never raises."""
-        if decision.done:
-            return
+        until = decision.began + decision.world.deadline
         try:
-            async with asyncio.timeout(decision.began + decision.world.deadline - _monotonic()):
-                while not decision.done:
-                    self._advance(decision, await self._ask(decision))
-        except TimeoutError:
-            question = decision.question
-            decision.trace.note("deadline", f"passed asking {question.store if question else 'no store'}")
+            while question := decision.question:
+                self._advance(decision, await self._ask(decision.world, question, decision.trace, until))
+        except _Late:
             self._end(decision, UNKNOWN.said_by("deadline"))
         except Exception:
             _log.exception("a store failed in decision %s; deferred", decision.reference)
             self._end(decision, OUR_FAULT.said_by("fault"))
         except asyncio.CancelledError:
-            self._end(decision, OUR_FAULT.said_by("stopping"))
+            self._end(decision, _STOPPING)
             raise
 
     def decide_from_thread(self, query: Query) -> Verdict | None:
@@ -209,37 +237,46 @@ class Driver:
         decision = self.begin(query)
         if decision.done:
             return decision.verdict
-        loop = self.loop
-        if loop is None or loop.is_closed():
-            return OUR_FAULT.said_by("stopping")
-        waiting = asyncio.run_coroutine_threadsafe(self.finish(decision), loop)
+        rest = self.finish(decision)
+        try:
+            if self.loop is None or not self.loop.is_running():
+                raise RuntimeError("nobody runs the loop")  # noqa: TRY301 - as where it has just been closed
+            waiting = asyncio.run_coroutine_threadsafe(rest, self.loop)
+        except RuntimeError:
+            rest.close()
+            self._end(decision, _STOPPING)
+            return decision.verdict
         try:
             waiting.result(decision.began + decision.world.deadline + GRACE - _monotonic())
         except TimeoutError:
             # The loop itself is late. The decision is its to end; we only stop waiting for it.
             _log.error("the loop is late; decision %s deferred without it", decision.reference)
             return UNKNOWN.said_by("deadline")
-        except (FutureCancelled, asyncio.CancelledError, RuntimeError):
-            return OUR_FAULT.said_by("stopping")
+        except Exception:  # cancelled, as when the loop stops
+            return _STOPPING
         return decision.verdict
 
     def replace(self, world: World) -> None:
-        """Put a new world in force; the old one's stores are closed when its last decision has ended."""
+        """Put a new world in force; on the loop only.
+
+        The old one's stores that are not in the new are closed when the last decision that may use them has
+        ended: one of this world, or of a world before it with a longer deadline.
+        """
         old, self.world = self.world, world
-        task = asyncio.get_running_loop().create_task(self._close_later(old, world))
+        self._in_use_until = max(self._in_use_until, _monotonic() + 2 * (old.deadline + GRACE))
+        kept = {id(store) for store in world.stores.values()}
+        rest = {name: store for name, store in old.stores.items() if id(store) not in kept}
+        closing = _close_at(self._in_use_until, World(old.policy, rest))
+        task = asyncio.get_running_loop().create_task(closing)
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    async def _close_later(self, old: World, new: World) -> None:
-        await asyncio.sleep(old.deadline + 2 * GRACE)
-        kept = {id(store) for store in new.stores.values()}
-        rest = {name: store for name, store in old.stores.items() if id(store) not in kept}
-        await World(old.policy, rest).aclose()
-
     async def aclose(self) -> None:
-        """Drop what runs in shadow and close the stores."""
-        for task in (*self._shadows, *self._closing):
+        """Drop what runs in shadow and close all stores, those of older worlds too; on the loop only."""
+        ending = (*self._shadows, *self._closing)
+        for task in ending:
             task.cancel()
+        await _end_within(CLOSING + GRACE, ending)
         await self.world.aclose()
 
     def _advance(self, decision: Decision, answer: Answer | None) -> None:
@@ -258,51 +295,79 @@ class Driver:
         if verdict is not None and verdict.action is not Action.ACCEPT and decision.world.reference_in_reply:
             verdict = _with_reference(verdict, decision.reference)
         decision.end(verdict)
-        self._on_verdict(decision)
+        try:
+            self._on_verdict(decision)
+        except Exception:
+            _log.exception("decision %s could not be told of", decision.reference)
         if decision.case.shadows:
             self._shadow_later(decision)
 
-    async def _ask(self, decision: Decision) -> Answer:
-        """Ask whom the decision waits for: a service, or a busy table again until it is not."""
-        question = decision.question
-        assert question is not None
-        store = decision.world.stores[question.store]
+    async def _ask(self, world: World, question: Lookup, trace: Trace, until: float) -> Answer:
+        """Ask a service, or a busy table again until it is not; raises `_Late` at `until`, or as the store.
+
+        The asking is a task of its own, and no more than cancelled: it may not hold up the decision by
+        ignoring that, and its own TimeoutError or CancelledError is no deadline and no cancellation of ours.
+        """
+        name = question.store
         began = _monotonic()
-        said = await _ask_patiently(store, question)
-        seconds = _monotonic() - began
-        decision.trace.entries.append(Asked(question.store, question.recipient.key, said, seconds))
+        said: Answer = Unavailable("no answer: it failed or was stopped")
+        strays = self._strays.setdefault(name, set())
+        if len(strays) >= MOST_STRAYS:
+            said = Unavailable("has questions that do not end when they are cancelled")
+            trace.entries.append(Asked(name, question.recipient.key, said, 0.0))
+            return said
+        asking = asyncio.get_running_loop().create_task(_ask_patiently(world, question))
+        try:
+            await asyncio.wait({asking}, timeout=max(until - began, 0.0))
+            if not asking.done() or _monotonic() >= until:
+                said = Unavailable("no answer by the deadline")
+                raise _Late
+            if asking.cancelled():
+                raise RuntimeError(f"store {name!r} cancelled its own answer")
+            said = asking.result()
+        finally:
+            if not asking.done():
+                asking.cancel()
+                strays.add(asking)
+                asking.add_done_callback(strays.discard)
+            asking.add_done_callback(_look_at)
+            trace.entries.append(Asked(name, question.recipient.key, said, _monotonic() - began))
         return said
 
     def _shadow_later(self, decision: Decision) -> None:
-        loop = self.loop
-        if loop is None or len(self._shadows) >= MOST_SHADOWS:
-            self.shadows_dropped += 1
-            return
-        loop.call_soon_threadsafe(self._start_shadow, decision)
+        if self.loop is not None and self._shadow_room.acquire(blocking=False):
+            with suppress(RuntimeError):  # where the loop is closed
+                self.loop.call_soon_threadsafe(self._start_shadow, decision)
+                return
+            self._shadow_room.release()
+        self.shadows_dropped += 1
 
     def _start_shadow(self, decision: Decision) -> None:
-        if len(self._shadows) >= MOST_SHADOWS:
-            self.shadows_dropped += 1
-            return
         task = asyncio.get_running_loop().create_task(self._run_shadows(decision))
         self._shadows.add(task)
-        task.add_done_callback(self._shadows.discard)
+        task.add_done_callback(self._shadow_ended)
+
+    def _shadow_ended(self, task: asyncio.Task[None]) -> None:
+        self._shadows.discard(task)
+        self._shadow_room.release()
 
     async def _run_shadows(self, decision: Decision) -> None:
+        until = _monotonic() + decision.world.deadline
         for walked, recipient in decision.case.shadows or ():
+            name = walked.rule.name
             try:
-                async with asyncio.timeout(decision.world.deadline):
-                    verdict = await self._run_shadow(decision, walked, recipient)
-            except TimeoutError:
-                verdict = UNKNOWN.said_by(walked.rule.name)
+                try:
+                    verdict = await self._run_shadow(decision, walked, recipient, until)
+                except _Late:
+                    verdict = UNKNOWN.said_by(name)
+                self.shadow_counts[name, verdict.cause.value if verdict else "no opinion"] += 1
+                self._on_shadow(decision, name, verdict)
             except Exception:
-                _log.exception("rule %r in shadow failed", walked.rule.name)
-                continue
-            said = verdict.cause.value if verdict else "no opinion"
-            self.shadow_counts[walked.rule.name, said] += 1
-            self._on_shadow(decision, walked.rule.name, verdict)
+                _log.exception("rule %r in shadow failed", name)
 
-    async def _run_shadow(self, decision: Decision, walked: Walked, recipient: Recipient) -> Verdict | None:
+    async def _run_shadow(
+        self, decision: Decision, walked: Walked, recipient: Recipient, until: float
+    ) -> Verdict | None:
         world = decision.world
         case = engine.open_case(world.policy, decision.query, Trace(), time.time())
         steps = engine.shadow(case, walked, recipient)
@@ -314,18 +379,30 @@ class Driver:
             if result.store in world.policy.next_hops and not walked.rule.shadow_probes:
                 answer = Unavailable("not asked in shadow")
             else:
-                answer = await _ask_patiently(world.stores[result.store], result)
+                answer = await self._ask(world, result, case.trace, until)
 
 
-async def _ask_patiently(store: Store, question: Lookup) -> Answer:
-    if isinstance(store, Service):
+async def _ask_patiently(world: World, question: Lookup) -> Answer:
+    store = world.stores[question.store]
+    if not isinstance(store, Table):
         return await store.ask(question.recipient)
-    for attempt in count():
-        said = store.lookup(question.recipient)
-        if not isinstance(said, Busy):
-            return said
-        await asyncio.sleep(BUSY_PAUSES[min(attempt, len(BUSY_PAUSES) - 1)])
-    raise AssertionError  # count() has no end
+    pauses = iter(BUSY_PAUSES)
+    while isinstance(said := store.lookup(question.recipient), Busy):  # noqa: ASYNC110 - it signals nothing
+        await asyncio.sleep(next(pauses, BUSY_PAUSES[-1]))
+    return said
+
+
+def _look_at(asked: asyncio.Task[Answer]) -> None:
+    """Look at how a question ended, as asyncio complains about exceptions that nobody has looked at."""
+    if not asked.cancelled():
+        asked.exception()
+
+
+async def _close_at(when: float, world: World) -> None:
+    """Close a world's stores at a time on the monotonic clock, or at once when cancelled."""
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(when - _monotonic())
+    await world.aclose()
 
 
 def _with_reference(verdict: Verdict, reference: str) -> Verdict:
