@@ -117,6 +117,9 @@ def load(path: Path, sections: Mapping[str, type]) -> Configuration:
         raise FaultyConfiguration([_syntax_fault(path, str(error), text)]) from None
     except RecursionError:
         raise FaultyConfiguration([f"{path}:1: brackets are nested too deeply"]) from None
+    except ValueError as error:
+        # A number with thousands of digits is Python's fault to find, which tells no line.
+        raise FaultyConfiguration([f"{path}:1: {error}"]) from None
     return _check(path, text, tables, sections)
 
 
@@ -148,9 +151,9 @@ def _check(path: Path, text: str, tables: dict[str, Any], sections: Mapping[str,
 
     def report_in(*around: str) -> schema.Report:
         def report(key: str, what: str) -> None:
-            keys = (*around, *(int(part) if part.isdigit() else part for part in key.split(".") if part))
+            keys = (*around, *key.split(".")) if key else around
             line = lines.of(keys)
-            faults.append((line, f"{path}:{line}: {'.'.join(map(str, keys)) or 'the file'}: {what}"))
+            faults.append((line, f"{path}:{line}: {schema.shown('.'.join(keys))}: {what}"))
 
         return report
 

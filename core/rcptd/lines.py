@@ -6,7 +6,8 @@ accepted, so what it does not understand it passes over, and a fault then names 
 
 import re
 
-Path = tuple[str | int, ...]
+Path = tuple[str, ...]
+"""Keys from the outside in; the sections of a list such as `[[rules]]` are counted "0", "1", …"""
 
 _KEY = r"""(?:"(?:[^"\\]|\\.)*"|'[^']*'|[A-Za-z0-9_-]+)"""
 _KEYS = rf"{_KEY}(?:\s*\.\s*{_KEY})*"
@@ -15,6 +16,8 @@ _ASSIGNMENT = re.compile(rf"\s*({_KEYS})\s*=(.*)", re.DOTALL)
 _PART = re.compile(_KEY)
 # What may open or close something, outside comments: strings of four kinds, brackets.
 _TOKEN = re.compile(r'"""|\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}]')
+# Up to two quotes may stand before the closing three, and only the double ones can be escaped.
+_ENDS = {'"""': re.compile(r'(?:\\.|[^\\])*?"{3,5}'), "'''": re.compile(r"[^\n]*?'{3,5}")}
 
 
 class Lines:
@@ -57,7 +60,7 @@ class Lines:
             if repeated and index == len(parts) - 1:
                 self._counts[path] = self._counts.get(path, -1) + 1
             if path in self._counts:
-                path += (self._counts[path],)
+                path += (str(self._counts[path]),)
         return path
 
 
@@ -70,10 +73,10 @@ def _follow(text: str, waiting_for: str, depth: int) -> tuple[str, int]:
     at = 0
     while True:
         if waiting_for:
-            end = text.find(waiting_for, at)
-            if end < 0:
+            closed = _ENDS[waiting_for].match(text, at)
+            if not closed:
                 return waiting_for, depth
-            at = end + 3
+            at = closed.end()
             waiting_for = ""
         token = _TOKEN.search(text, at)
         if not token:

@@ -83,6 +83,11 @@ def read(
     return section(**values) if sound else None
 
 
+def shown(key: str) -> str:
+    """Put a key into a line for the operator, whatever it is made of."""
+    return key if key.isprintable() else repr(key)
+
+
 # Readers. Each takes what tomllib gives and raises ValueError.
 
 
