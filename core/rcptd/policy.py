@@ -183,19 +183,13 @@ def read_rules(
         if rule is None:
             continue
         if not rule.name:
-            rule = _renamed(rule, f"rule {index + 1}")
+            rule = replace(rule, name=f"rule {index + 1}")
         if rule.name in names:
             fault("name", f"there is another rule {rule.name!r}; names must differ")
         names.add(rule.name)
         _cross_check(rule, table, stores, fault, reached_from_map=reached_from_map)
         rules.append(rule)
     return tuple(rules)
-
-
-def _renamed(rule: Rule, name: str) -> Rule:
-
-
-    return replace(rule, name=name)
 
 
 def _cross_check(

@@ -134,6 +134,8 @@ def addresses(value: object) -> Addresses:
             keys.add("")
         elif pattern.startswith("@"):
             whole.append(pattern[1:])
+        elif pattern.startswith("*@"):
+            raise ValueError(f'{pattern!r} would be a local part of "*"; write "{pattern[1:]}" for everybody there')
         elif pattern.endswith("@*"):
             locals_.add(address.fold(pattern[:-2]))
         else:
