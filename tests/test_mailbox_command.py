@@ -21,7 +21,7 @@ from rcptd.question import EXISTS, NOT_FOUND, Disabled, Found, Mailbox, Posting,
 from rcptd.stores.entries import Subject
 from rcptd.stores.lines import Entry, Fault
 from rcptd.stores.sqlite import Database
-from rcptd_daemon import mailbox
+from rcptd_daemon import mailbox, mailbox_transfer
 from rcptd_daemon import mailbox_formats as formats
 
 
@@ -325,7 +325,7 @@ import os, sys
 sys.path[:0] = {sys.path!r}
 from pathlib import Path
 import argparse
-from rcptd_daemon import mailbox
+from rcptd_daemon import mailbox, mailbox_transfer
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 parser = argparse.ArgumentParser()
 mailbox.add_arguments(parser)
@@ -349,7 +349,7 @@ import sys
 sys.path[:0] = {sys.path!r}
 from pathlib import Path
 import argparse
-from rcptd_daemon import mailbox
+from rcptd_daemon import mailbox, mailbox_transfer
 parser = argparse.ArgumentParser()
 mailbox.add_arguments(parser)
 sys.exit(mailbox.run(parser.parse_args(["list"]), Path({str(run.path)!r})))
@@ -371,7 +371,7 @@ def test_an_interrupt_changes_nothing(run: Command, monkeypatch: pytest.MonkeyPa
     def interrupt(*_: object) -> Iterator[tuple[object, ...]]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(mailbox, "_put", interrupt)
+    monkeypatch.setattr(mailbox_transfer, "_put", interrupt)
     (tmp_path / "in.csv").write_text("address\nbob@example.org\n")
     assert run("import", "--replace", tmp_path / "in.csv") == 130
     monkeypatch.undo()
@@ -454,7 +454,7 @@ def test_faulty_lines_are_named_all_at_once_up_to_twenty(run: Command, tmp_path:
     assert run.err.endswith("nothing was changed\n")
     source.write_text("x\n" * 100)
     assert run("import", "--format", "list", source) == os.EX_DATAERR
-    assert len(run.err.splitlines()) == mailbox.FAULTS + 1
+    assert len(run.err.splitlines()) == mailbox_transfer.FAULTS + 1
 
 
 def test_a_file_that_is_not_there_or_no_file_is_named(run: Command, tmp_path: Path) -> None:
@@ -469,7 +469,7 @@ def test_standard_input_is_imported(run: Command, monkeypatch: pytest.MonkeyPatc
 
 
 def test_progress_is_said_every_few_seconds(run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mailbox, "PROGRESS", 0.0)
+    monkeypatch.setattr(mailbox_transfer, "PROGRESS", 0.0)
     source = tmp_path / "in.txt"
     source.write_text("".join(f"u{at}@example.org\n" for at in range(9000)))
     assert run("import", "--format", "list", source) == 0
@@ -500,8 +500,10 @@ def test_an_import_of_many_is_fast(run: Command, tmp_path: Path) -> None:
         (("--format", "postfix"), "@example.net\tOK\nbob@example.org\tREJECT Gone\ncarl@example.org\tDEFER\n"),
         (
             ("--format", "postfix", "--targets"),
-            "@example.net\t@example.com\nanna@example.org\tanna@example.org\n"
-            "bob@example.org\ta@example.com, b@example.com\n",
+            (
+                "@example.net\t@example.com\nanna@example.org\tanna@example.org\n"
+                "bob@example.org\ta@example.com, b@example.com\n"
+            ),
         ),
     ],
 )

@@ -8,28 +8,21 @@ there.
 import argparse
 import json
 import os
-import stat
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any
 
 from rcptd import address, schema
 from rcptd.address import NotAnAddress
 from rcptd.question import Mailbox
 from rcptd.stores import entries
 from rcptd.stores.entries import NUMBER, Subject, public_text, subject, target
-from rcptd.stores.lines import Entry
-from rcptd.stores.lines import Fault as LineFault
-from rcptd.stores.sqlite_schema import COLUMNS, Row, mailbox_of, network, row_of
+from rcptd.stores.sqlite_schema import network
 from rcptd_daemon import mailbox_database as database
 from rcptd_daemon import mailbox_formats as formats
+from rcptd_daemon import mailbox_transfer as transfer
 from rcptd_daemon.mailbox_database import Fault
-
-FAULTS = 20  # faulty lines of an import that are named
-PROGRESS = 2.0  # seconds between two lines of progress
 
 Run = Callable[[argparse.Namespace, Path], int]
 
@@ -103,10 +96,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     alias.add_argument("address", metavar="ADDRESS")
     alias.add_argument("target", nargs="*", metavar="TARGET", help="user@domain; @domain for the same local part there")
     alias.add_argument("--none", action="store_true", help="make it a mailbox again")
-    taking = _action(actions, "import", _import, "take recipients in from a file, all of them or none", create=True)
+    doc = "take recipients in from a file, all of them or none"
+    taking = _action(actions, "import", transfer.take_in, doc, create=True)
     taking.add_argument("file", metavar="FILE", help="- for standard input")
     taking.add_argument("--replace", action="store_true", help="remove all that are not in the file")
-    giving = _action(actions, "export", _export, "give all recipients out")
+    giving = _action(actions, "export", transfer.give_out, "give all recipients out")
     giving.add_argument("file", nargs="?", default="-", metavar="FILE", help="- for standard output, the default")
     for either in (taking, giving):
         either.add_argument("--format", choices=formats.FORMATS, default="csv", help="default csv; see docs/stores.md")
@@ -310,13 +304,6 @@ def _remove(arguments: argparse.Namespace, path: Path) -> int:
     return max(map(_missing, missing), default=os.EX_OK)
 
 
-def _read(path: Path, of: Subject, row: Row) -> Mailbox:
-    try:
-        return mailbox_of(row, catch_all=not of.local)
-    except ValueError as error:
-        raise Fault(os.EX_DATAERR, f"{path}: the row of {of}: {error}") from None
-
-
 def _show(arguments: argparse.Namespace, path: Path) -> int:
     code = os.EX_OK
     for of in _subjects(arguments):
@@ -328,9 +315,9 @@ def _show(arguments: argparse.Namespace, path: Path) -> int:
             if catch_all:
                 print(f"rcptd mailbox: but @{of.domain} takes its mail", file=sys.stderr)
         elif arguments.json:
-            print(json.dumps(_as_json(of, _read(path, of, row))))
+            print(json.dumps(_as_json(of, database.mailbox(path, of, row))))
         else:
-            for name, value in _as_words(of, _read(path, of, row)):
+            for name, value in _as_words(of, database.mailbox(path, of, row)):
                 print(f"{name:12}{value}")
     return code
 
@@ -346,7 +333,7 @@ def _list(arguments: argparse.Namespace, path: Path) -> int:
     with database.reading(path) as connection:
         for of, row in database.rows(connection, domain):
             some = True
-            mailbox = _read(path, of, row)
+            mailbox = database.mailbox(path, of, row)
             if arguments.json:
                 print(json.dumps(_as_json(of, mailbox)))
             else:
@@ -399,111 +386,3 @@ def _as_json(of: Subject, mailbox: Mailbox) -> dict[str, Any]:
         "targets": list(mailbox.targets),
         "moved_to": mailbox.moved_to or None,
     }
-
-
-class _Progress:
-    """Says on standard error how far an import is: often on a terminal, else every few seconds."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._begun = time.monotonic()
-        self._terminal = sys.stderr.isatty()
-        self._next = self._begun + (0.2 if self._terminal else PROGRESS)
-
-    def say(self, count: int, at: int, *, final: bool = False) -> None:
-        now = time.monotonic()
-        if now < self._next and not final:
-            return
-        self._next = now + (0.2 if self._terminal else PROGRESS)
-        part = f" ({100 * at // self._size} %)" if self._size and not final else ""
-        end = "\n" if final or not self._terminal else "\r"
-        print(
-            f"rcptd mailbox: {count} recipients{part}, {now - self._begun:.1f} s", file=sys.stderr, end=end, flush=True
-        )
-
-
-@contextmanager
-def _source(name: str) -> Iterator[tuple[BinaryIO, int]]:
-    """Open what is imported, and say how large it is; 0 where that is not known."""
-    if name == "-":
-        yield sys.stdin.buffer, 0
-        return
-    try:
-        source = Path(name).open("rb")  # noqa: SIM115 - with what follows
-    except OSError as error:
-        raise Fault(os.EX_NOINPUT, f"{name}: {error.strerror}") from None
-    with source:
-        status = os.fstat(source.fileno())
-        yield source, status.st_size if stat.S_ISREG(status.st_mode) else 0
-
-
-def _import(arguments: argparse.Namespace, path: Path) -> int:
-    name = "standard input" if arguments.file == "-" else arguments.file
-    with _source(arguments.file) as (source, size):
-        columns, found = formats.incoming(source, arguments.format, targets=arguments.targets)
-        wanted = [COLUMNS.index(column) for column in columns]
-        progress = _Progress(size)
-        faults: list[str] = []
-        count = 0
-
-        def values() -> Iterator[Row]:
-            nonlocal count
-            for one in found:
-                if isinstance(one, LineFault):
-                    faults.append(f"{name}:{one.line}: {one.what}")
-                    if len(faults) >= FAULTS:
-                        raise Fault(os.EX_DATAERR, "\n".join([*faults, "there may be more; nothing was changed"]))
-                    continue
-                count += 1
-                if not count % 4096:
-                    progress.say(count, source.tell() if size else 0)
-                yield _put(one, wanted)
-
-        with database.writing(path, create=True) as connection:
-            try:
-                if arguments.replace:
-                    connection.execute("DELETE FROM recipient")
-                database.put_all(connection, columns, values())
-            except OSError as error:
-                raise Fault(os.EX_IOERR, f"{name}: {error.strerror}") from None
-            if faults:
-                raise Fault(os.EX_DATAERR, "\n".join([*faults, "nothing was changed"]))
-            if not count:
-                raise Fault(os.EX_DATAERR, f"{name}: has not one recipient; nothing was changed")
-        progress.say(count, size, final=True)
-    return os.EX_OK
-
-
-def _put(one: Entry, wanted: list[int]) -> Row:
-    row = row_of(one.mailbox)
-    return (one.of.domain, one.of.local, *[row[at] for at in wanted])
-
-
-def _export(arguments: argparse.Namespace, path: Path) -> int:
-    if arguments.file == "-":
-        return _write_all(arguments, path, sys.stdout)
-    # Beside its place first: a reader of the old export never sees half of the new one.
-    beside = Path(f"{arguments.file}.new")
-    try:
-        with beside.open("w", encoding="utf-8", newline="") as sink:
-            code = _write_all(arguments, path, sink)
-        beside.replace(arguments.file)
-    except OSError as error:
-        raise Fault(os.EX_CANTCREAT, f"{arguments.file}: {error.strerror}") from None
-    finally:
-        beside.unlink(missing_ok=True)
-    return code
-
-
-def _write_all(arguments: argparse.Namespace, path: Path, sink: TextIO) -> int:
-    write = formats.outgoing(sink, arguments.format, targets=arguments.targets)
-    short = 0
-    with database.reading(path) as connection:
-        for of, row in database.rows(connection):
-            short += not write(of, _read(path, of, row))
-    if short:
-        print(
-            f"rcptd mailbox: of {short} recipients this format cannot say all that is known; csv can",
-            file=sys.stderr,
-        )
-    return os.EX_OK

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from rcptd.question import Mailbox
 from rcptd.stores.entries import Subject
 from rcptd.stores.sqlite import missing_right
 from rcptd.stores.sqlite_schema import (
@@ -22,6 +23,7 @@ from rcptd.stores.sqlite_schema import (
     NotOurs,
     Row,
     check_version,
+    mailbox_of,
 )
 
 PATIENCE = 10.0  # seconds for which another writer is waited for
@@ -159,6 +161,14 @@ def row(connection: sqlite3.Connection, of: Subject) -> Row | None:
         (of.domain, of.local),
     ).fetchone()
     return found
+
+
+def mailbox(path: Path, of: Subject, columns: Row) -> Mailbox:
+    """Make a mailbox of a row; raises `Fault` naming a row that makes no sense."""
+    try:
+        return mailbox_of(columns, catch_all=not of.local)
+    except ValueError as error:
+        raise Fault(os.EX_DATAERR, f"{path}: the row of {of}: {error}") from None
 
 
 def rows(connection: sqlite3.Connection, domain: str | None = None) -> Iterator[tuple[Subject, Row]]:
