@@ -59,7 +59,7 @@ def rig() -> Iterator[Rig]:
         yield Rig(daemon)
 
 
-def _postfix(place: Path, daemon: Daemon, mode: Mode) -> Postfix:
+def make_postfix(place: Path, daemon: Daemon, mode: Mode) -> Postfix:
     name = {"milter": "milter", "key": "recipient-map", "smmapd": "smmapd", "access": "access-map"}[mode]
     ports = {"127.0.0.1:7851": f"127.0.0.1:{daemon.milter_port}"}
     if mode != "milter":
@@ -72,7 +72,7 @@ def _postfix(place: Path, daemon: Daemon, mode: Mode) -> Postfix:
     return Postfix(place, main_cf=text)
 
 
-def _sendmail(place: Path, daemon: Daemon, mode: Mode) -> Sendmail:
+def make_sendmail(place: Path, daemon: Daemon, mode: Mode) -> Sendmail:
     relayed = tuple(ASCII_DOMAINS)
     if mode == "milter":
         text = snippet("sendmail/milter.mc", {"7851@": f"{daemon.milter_port}@"})
@@ -142,10 +142,10 @@ def mta(request: pytest.FixtureRequest, rig: Rig) -> Iterator[tuple[Mta, Mode, i
         place = stack.enter_context(sheltered(f"{name}-{mode}"))
         if name == "postfix":
             require_postfix()
-            port = stack.enter_context(_postfix(place, rig.daemon, mode)).port
+            port = stack.enter_context(make_postfix(place, rig.daemon, mode)).port
         elif name == "sendmail":
             require_sendmail()
-            port = stack.enter_context(_sendmail(place, rig.daemon, mode)).port
+            port = stack.enter_context(make_sendmail(place, rig.daemon, mode)).port
         else:
             port = stack.enter_context(_HarnessThread(rig.daemon, mode)).port
         yield name, mode, port

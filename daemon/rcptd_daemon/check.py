@@ -23,13 +23,15 @@ from rcptd_socketmap.maps import EVERY_OTHER, Maps, Shape, render
 class Facts:
     """What the asker says of the mail: who sends it, from where, as whom, how large.
 
-    A sender or client of None is unknown to the milter, too; `auth` "" is nobody.
+    A sender or client of None is unknown to the milter, too; `auth` "" is nobody. `smtputf8` says whether
+    MAIL FROM asks for it where it must.
     """
 
     sender: str | None = None
     client: IPv4Address | IPv6Address | None = None
     auth: str = ""
     size: int = 0
+    smtputf8: bool = True
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> "Facts":
@@ -40,7 +42,8 @@ class Facts:
         if not isinstance(size, int | None) or isinstance(size, bool) or (size or 0) < 0:
             raise ValueError("size is a number of octets")
         address = None if client is None else ip_address(str(client))
-        return cls(None if sender is None else sender.strip("<>"), address, auth or "", size or 0)
+        bare = None if sender is None else sender.strip("<>")
+        return cls(bare, address, auth or "", size or 0, table.get("smtputf8") is not False)
 
     def query(self, address: str) -> Query:
         """Make the query that the milter would ask."""
@@ -52,7 +55,7 @@ class Facts:
             client=UNKNOWN if self.client is None else self.client,
             authenticated=self.auth,
             size=self.size,
-            smtputf8=True,
+            smtputf8=self.smtputf8,
             session="check",
         )
 

@@ -104,6 +104,9 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--client", metavar="IP", type=_client, help="the client's address")
     check.add_argument("--auth", metavar="USER", default="", help="the name the client has authenticated as")
     check.add_argument("--size", metavar="N", type=_size, default=0, help="the SIZE of MAIL FROM, in bytes or as 20M")
+    check.add_argument(
+        "--no-smtputf8", dest="smtputf8", action="store_false", help="MAIL FROM does not ask for SMTPUTF8"
+    )
     check.add_argument("--explain", action="store_true", help="show each rule, each store asked, its answer and time")
     check.add_argument("--json", action="store_true", help="write one JSON object a recipient")
     check.add_argument("address", nargs="+", metavar="ADDRESS", help="a recipient; - reads them from standard input")
@@ -174,7 +177,7 @@ def _size(text: str) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     configuration = world.read_configuration(arguments.config)
-    facts = {name: getattr(arguments, name) for name in ("sender", "client", "auth", "size")}
+    facts = {name: getattr(arguments, name) for name in ("sender", "client", "auth", "size", "smtputf8")}
     outcomes: set[str] = set()
     show = _show_json if arguments.json else _show
     if arguments.live:

@@ -62,13 +62,14 @@ class Daemon:
 
     def start(self, *, ready: bool = True) -> Self:
         """Start the process and wait until it says that it is ready."""
+        after = len(self.log())
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*self.prefix, str(RCPTD), "serve", "-c", str(self.file)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         if ready:
-            self.wait_for("ready: rcptd")
+            self.wait_for("ready: rcptd", after)
         return self
 
     def __enter__(self) -> Self:
@@ -133,6 +134,12 @@ class Daemon:
             process.kill()
             process.wait(5)
             raise AssertionError(f"rcptd did not end within {patience} s of SIGTERM:\n{self.log()}") from None
+
+    def kill(self) -> None:
+        """End the process at once, as the kernel would; `start` begins a new one."""
+        assert self._process
+        self._process.kill()
+        self._process.wait(5)
 
     def check(self, *words: str, live: bool = True) -> tuple[int, list[dict[str, Any]]]:
         """Run `rcptd check --json`; gives exit status and results."""
