@@ -26,7 +26,15 @@ def effective(configuration: Configuration) -> Iterator[str]:
         table = raw["stores"][name]
         yield from _section(f"[stores.{_key(name)}]", settings, table, type=store.type)
     for rule, table in zip(configuration.rules, raw.get("rules", []), strict=True):
-        yield from _section("[[rules]]", Rule, {"name": rule.name, **table}, brief=True)
+        yield from _section("[[rules]]", Rule, _of_rule(rule, table), brief=True)
+
+
+def _of_rule(rule: Rule, table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give the options of a rule as written, with the name and what [daemon] says for all rules."""
+    inherited: dict[str, Any] = {"name": rule.name}
+    if rule.verify and rule.posting_unknown != schema.declared(Rule)["posting_unknown"].default:
+        inherited["posting_unknown"] = rule.posting_unknown
+    return {**inherited, **table}
 
 
 def _section(
@@ -36,9 +44,12 @@ def _section(
     yield header
     for name, value in first.items():
         yield f"{name} = {toml(value)}"
+    bare = brief and "verify" not in table  # what else a rule has goes with verify only
     for name, option in schema.declared(section).items():
         if name in table:
             yield f"{name} = {toml(table[name])}"
+        elif bare:
+            continue
         elif option.default not in (None, schema.REQUIRED) and not (brief and option.default in (False, {})):
             yield f"{name} = {toml(option.default)}  # default"
         elif not brief:
