@@ -131,7 +131,8 @@ def _rows(section: str) -> dict[str, tuple[str, str]]:
     """Read the table of a section of the reference: for each option its heading and its default."""
     heading = ""
     found: dict[str, tuple[str, str]] = {}
-    wanted = {"rules": "`[[rules]]`", **{kind: f'type = "{kind}"' for kind in stores.OURS}}.get(section, f"`[{section}]`")
+    of_stores = {kind: f'type = "{kind}"' for kind in stores.OURS}
+    wanted = {"rules": "`[[rules]]`", **of_stores}.get(section, f"`[{section}]`")
     for line in REFERENCE.read_text().splitlines():
         if line.startswith("#"):
             heading = line
