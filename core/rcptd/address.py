@@ -114,7 +114,7 @@ def parse(text: str) -> Recipient:
     if plain and (text[0] == "<") == (text[-1] == ">"):
         local, domain = plain.groups()
         domain = domain.lower()
-        if _ACE not in domain and len(domain) <= ADDRESS_OCTETS - LOCAL_PART_OCTETS and _labels(domain):
+        if _ACE not in domain and len(domain) < ADDRESS_OCTETS - LOCAL_PART_OCTETS and _labels(domain):
             return Recipient(local, domain, fault="" if len(local) <= LOCAL_PART_OCTETS else _TOO_LONG)
     return _parse_slowly(text)
 
