@@ -70,8 +70,10 @@ _NO_RELAY = {
 # What each MTA's own parser says to junk; whether it is asked at all depends on the kind of junk.
 _BAD_SYNTAX = {
     "harness": ((500, ""),),
-    "postfix": ((501, "5.1.3"), (555, "5.5.4"), (501, "5.5.4")),
-    "sendmail": ((553, "5.1.0"), (553, "5.1.3"), (553, "5.3.0"), (553, "5.0.0"), (501, "5.5.2")),
+    # A second @ is a route to Postfix, which does not relay for strangers; and a map is asked about
+    # <.user@...> as ".user"@..., which is an address, only nobody's.
+    "postfix": ((501, "5.1.3"), (500, "5.5.2"), (550, "5.1.1"), *_NO_RELAY["postfix"]),
+    "sendmail": ((553, "5.1.0"), (553, "5.1.2"), (553, "5.1.3"), (553, "5.0.0"), (501, "5.1.3"), (501, "5.5.2")),
 }
 
 

@@ -35,7 +35,7 @@ SIZE_LIMIT = 50 << 20
 _MAP_NAMES = {"key": "recipients", "smmapd": "smmapd", "access": "access", "error": "sendmail"}
 
 NO_RELAY = "550 5.7.1 Relaying denied"
-_PATH = re.compile(r'\s*(<(?:"(?:[^"\\]|\\.)*"|[^">])*>|\S+)(.*)', re.DOTALL)
+_PATH = re.compile(r'\s*(<(?:"(?:[^"\\]|\\.)*"|[^">])*>+(?=\s|$)|\S+)(.*)', re.DOTALL)
 
 
 class HarnessMTA:
