@@ -143,7 +143,8 @@ def test_a_milter_that_is_down_defers() -> None:
 @pytest.mark.parametrize(
     "typed",
     [
-        "<<user@example.org>>", "<a b@example.org>", "<user@@example.org>", '<"open@example.org>', "<..@example.org>", "<\x01@example.org>",
+        "<<user@example.org>>", "<a b@example.org>", "<user@@example.org>",
+        '<"open@example.org>', "<..@example.org>", "<\x01@example.org>",
         '<"a>b"@example.org>', "<@r.example:user@example.org>", "user@example.org",
     ],
 )  # fmt: skip

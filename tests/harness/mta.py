@@ -112,7 +112,7 @@ class HarnessMTA:
         """Tell whether the recipient is of a domain of ours; one without a domain is."""
         address = bare(path)
         _, at, domain = address.rpartition("@")
-        return not at or domain.lower().removesuffix(".") in self.domains
+        return not at or domain.lower().rstrip(">").removesuffix(".") in self.domains
 
     def may_relay(self, client: str, login: str) -> bool:
         """Tell whether this client may send to other people's domains."""
