@@ -69,7 +69,7 @@ _NO_RELAY = {
 
 # What each MTA's own parser says to junk; whether it is asked at all depends on the kind of junk.
 _BAD_SYNTAX = {
-    "harness": ((500, ""),),
+    "harness": ((500, ""), (501, "")),
     # A second @ is a route to Postfix, which does not relay for strangers; and a map is asked about
     # <.user@...> as ".user"@..., which is an address, only nobody's.
     "postfix": ((501, "5.1.3"), (500, "5.5.2"), (550, "5.1.1"), *_NO_RELAY["postfix"]),
