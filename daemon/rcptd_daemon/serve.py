@@ -198,8 +198,9 @@ class Daemon:
     async def _milter_drained(self, patience: float) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + patience
-        while self._milter and self._milter.active_transactions and loop.time() < end:
-            await asyncio.sleep(0.05)  # noqa: ASYNC110 - libmilter's threads set no event
+        # libmilter's threads set no event.
+        while self._milter and self._milter.active_transactions and loop.time() < end:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
     def _milter_ended(self) -> None:
         """Stop, as nobody can serve the milter any more; called in libmilter's thread."""
