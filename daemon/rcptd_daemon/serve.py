@@ -16,6 +16,7 @@ import signal
 import stat
 import sys
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("rcptd")
 
 EX_SOFTWARE, EX_OSERR = 70, 71  # sysexits(3)
+
+_LISTENERS = ("socketmap", "milter", "control")  # the sections that a reload cannot put in force
 
 STATUS_PERIOD = 30.0
 """How often, in seconds, the service manager is told how many are connected."""
@@ -159,10 +162,15 @@ class Daemon:
             _log.error("reload: the file is faulty; the configuration before it stays in force")
             notify.notify(READY="1", STATUS=f"the file is faulty, see the log; {self._state()}")
             return
-        old, self._configuration = self._configuration, new
-        for name in ("socketmap", "milter", "control"):
-            if old.sections.get(name) != new.sections.get(name):
+        old = self._configuration
+        running = {name: section for name, section in old.sections.items() if name in _LISTENERS}
+        for name in _LISTENERS:
+            if running.get(name) != new.sections.get(name):
                 _log.warning("reload: [%s] has changed, which needs a restart", name)
+        # What listens goes on as it began, and so do `check --live` and the next comparison.
+        others = {name: section for name, section in new.sections.items() if name not in _LISTENERS}
+        new = replace(new, sections={**others, **running})
+        self._configuration = new
         self._driver.replace(open_world(new, kept=self._driver.world.stores, before=old.stores))
         if log_settings(old) != log_settings(new):
             self._logs.stop()

@@ -52,6 +52,13 @@ class Maps:
     def __repr__(self) -> str:
         return f"Maps({self.named!r})"
 
+    def __eq__(self, other: object) -> bool:
+        # A reload compares sections, to say which of them need a restart.
+        return isinstance(other, Maps) and self.named == other.named
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.named.items()))
+
     def shape(self, name: str) -> Shape:
         """Say what the replies of a map look like."""
         return self.named.get(name, self._other)
