@@ -15,7 +15,7 @@ from rcptd_daemon import world
 from rcptd_daemon.world import DEFAULT_PATH
 
 # sysexits(3)
-EX_OK, EX_USAGE, EX_NOINPUT, EX_UNAVAILABLE, EX_SOFTWARE, EX_TEMPFAIL, EX_CONFIG = 0, 64, 66, 69, 70, 75, 78
+EX_OK, EX_USAGE, EX_UNAVAILABLE, EX_TEMPFAIL, EX_CONFIG = 0, 64, 69, 75, 78
 REFUSED = 1
 
 _DESCRIPTION = """\
@@ -30,10 +30,12 @@ exit status:
   0   done; check: every recipient is accepted or none of ours
   1   check: a recipient is refused; mailbox: no such recipient
   64  the command line is wrong
-  66  a file to read is not there
-  69  no daemon is running (check --live)
-  75  check: a recipient is deferred (this outranks 1); mailbox: the store is busy, try again
-  78  the configuration is faulty; every fault is printed as FILE:LINE: key: what and what would be right"""
+  69  check --live: no daemon is running
+  70  serve: libmilter has ended
+  71  serve: a socket cannot be opened; the log says why
+  75  check: a recipient is deferred (this outranks 1); mailbox: another process is writing, try again
+  78  the configuration is faulty; every fault is printed as FILE:LINE: key: what and what would be right
+  mailbox has some more: see rcptd mailbox --help"""
 
 _CHECK_EPILOG = """\
 examples:
@@ -47,8 +49,8 @@ A sender or client that is not given is unknown, so that rules which test it do 
 client has not authenticated; without --size MAIL FROM names none.
 
 exit status:
-  0 all accepted or not ours, 1 any refused, 75 any deferred (outranks 1), 64 usage, 66 no input,
-  69 no daemon (--live), 78 configuration. With --map the map's reply decides."""
+  0 all accepted or not ours, 1 any refused, 75 any deferred (outranks 1), 64 usage, 69 no daemon (--live),
+  78 configuration. With --map the map's reply decides."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -87,7 +89,8 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--stdio",
         action="store_true",
-        help="serve one socketmap connection on standard input and output, as for inetd and Postfix' spawn(8)",
+        help="serve one socketmap connection on standard input and output and end with it: for inetd and Postfix' "
+        "spawn(8)",
     )
 
     check = commands.add_parser(
@@ -151,9 +154,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130  # as a shell reports SIGINT
     except BrokenPipeError:
-        # Whoever read our output has had enough; do not fail again when the interpreter flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EX_OK
+        return _nobody_reads()
+
+
+def _nobody_reads() -> int:
+    """End where whoever read our output has had enough; do not fail again when the interpreter flushes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EX_OK
 
 
 def _client(text: str) -> str:
@@ -184,8 +191,11 @@ def _check(arguments: argparse.Namespace) -> int:
         results: Iterator[dict[str, Any]] = _live(configuration, arguments, facts)
         try:
             for result in results:
-                show(result)
                 outcomes.add(result["outcome"])
+                try:
+                    show(result)
+                except BrokenPipeError:
+                    return _nobody_reads()
         except OSError as error:
             print(f"rcptd: no answer from the running daemon: {error}", file=sys.stderr)
             return EX_UNAVAILABLE

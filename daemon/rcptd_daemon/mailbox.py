@@ -42,8 +42,9 @@ _CSV_HELP += "\n".join(f"  {name:15} {doc}" for name, (_, doc) in formats.CSV.it
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the actions and their options."""
     parser.description = (
-        "Keep the recipients of the embedded database. A running daemon sees each change with its next "
-        "question. ADDRESS is user@domain, or @domain for every local part that has no entry of its own."
+        "Keep the recipients of the embedded database. A running daemon sees each change with its next question.\n"
+        "ADDRESS is user@domain, or @domain for every local part that has no entry of its own. -c and --store come\n"
+        "before ACTION; `rcptd mailbox ACTION --help` tells the rest."
     )
     parser.epilog = _EXIT
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
