@@ -21,6 +21,7 @@ CASES: list[tuple[bytes, list[bytes], type[Fault] | None, bool]] = [
     (b"5:hel", [], None, False),
     (b"5", [], None, False),
     (b"5:hello", [], None, False),
+    (b"13:" + b"x" * 13 + b",", [], netstring.TooLong, False),
     (b"13:", [], netstring.TooLong, False),
     (b"13", [], netstring.TooLong, False),
     (b"99999999999999999999999999", [], netstring.TooLong, False),

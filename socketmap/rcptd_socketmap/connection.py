@@ -190,7 +190,7 @@ class Connection(asyncio.Protocol):
                 replies.append(encode(render(shape, decision.verdict, key)))
         self._write(replies)
         self._more = len(requests) == most
-        if self._more or not conversation.partial:
+        if not conversation.partial:
             self._begun = 0.0
         elif requests or not self._begun:
             self._begun = self._heard
