@@ -1,0 +1,60 @@
+"""Traces: what was asked, in words, without naming people where that is not wanted."""
+
+import pytest
+
+from rcptd.question import EXISTS, NOT_FOUND, Answer, Busy, Disabled, Found, Mailbox, Posting, Quota, Unavailable
+from rcptd.trace import Asked, Trace, describe, facts_of
+
+RICH = Mailbox(
+    spelling="User@example.org",
+    catch_all=True,
+    disabled=Disabled(temporary=True, until=5.0),
+    posting=Posting(True, ("192.0.2.1",), ("a@b.example",)),
+    quota=Quota(10, 5, 3, 2),
+    targets=("x@example.org",),
+    moved_to="y@example.org",
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (EXISTS, "found"),
+        (NOT_FOUND, "not found"),
+        (Unavailable("down"), "unavailable: down"),
+        (Busy("a writer"), "busy: a writer"),
+        (Found(Mailbox(disabled=Disabled())), "found (disabled for good)"),
+        (Found(Mailbox(posting=Posting())), "found (posting [])"),
+        (Found(Mailbox(quota=Quota())), "found"),
+        (Found(Mailbox(quota=Quota(bytes_limit=9))), "found (bytes 0/9)"),
+        (Found(Mailbox(quota=Quota(messages_limit=9))), "found (messages 0/9)"),
+    ],
+)
+def test_an_answer_in_words(answer: Answer | Busy, words: str) -> None:
+    assert describe(answer) == words
+
+
+def test_all_that_a_store_knows_is_listed_and_addresses_are_masked() -> None:
+    assert facts_of(RICH, lambda address: f"<{len(address)}>") == {
+        "spelling": "<16>",
+        "catch-all": True,
+        "targets": ["<13>"],
+        "moved to": "<13>",
+        "disabled": "for now",
+        "until": 5.0,
+        "posting": ["authenticated", "192.0.2.1", "<11>"],
+        "bytes": "5/10",
+        "messages": "2/3",
+    }
+    assert "example" not in describe(Found(RICH), lambda _: "-")
+
+
+def test_remarks_are_kept_where_somebody_asked_and_answers_always() -> None:
+    for verbose in (False, True):
+        trace = Trace(verbose=verbose)
+        assert trace.last_asked is None
+        asked = Asked("local", "a@b", EXISTS, 0.001)
+        trace.entries.append(asked)
+        trace.note("a rule", "does not match")
+        assert trace.last_asked is asked
+        assert len(trace.entries) == 1 + verbose
