@@ -147,6 +147,10 @@ class Connection(asyncio.Protocol):
             task.cancel()
         self._on_lost(self)
 
+    def use(self, maps: Maps) -> None:
+        """Answer by other maps from the next request on."""
+        self._shape = maps.shape
+
     def drain(self) -> None:
         """Close as soon as what was asked is answered."""
         self._draining = True

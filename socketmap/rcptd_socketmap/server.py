@@ -80,6 +80,12 @@ class Server:
             _log.info("listening at %s", each.address)
         self._sweep()
 
+    def reconfigure(self, settings: Settings) -> None:
+        """Put other maps and limits in force, for open connections too; the listeners stay as they are."""
+        self._settings = settings
+        for connection in self._connections:
+            connection.use(settings.maps)
+
     async def drain(self, patience: float) -> int:
         """Stop accepting, close what is idle, answer what was asked; gives how many were cut after all.
 

@@ -38,3 +38,8 @@ class Settings:
         default="60s",
         doc="How long a client may take to send one request, or to take its replies.",
     )
+
+    @property
+    def sockets(self) -> tuple[object, ...]:
+        """What the listeners are made of, which only a restart changes."""
+        return self.listen, self.mode, self.owner, self.group
