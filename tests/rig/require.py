@@ -54,7 +54,7 @@ def require_sendmail() -> None:
     require(program("m4"), "m4 is not installed")
     require(os.geteuid() == 0, "sendmail opens its queue and sockets as root only")
     require(_has_all_libraries(str(binary)), "Sendmail misses a shared library")
-    require(_may_unshare(), "unshare -u is not permitted here, and Sendmail wants a qualified host name")
+    require(_may_unshare(), "unshare -u -m is not permitted here, and Sendmail wants a qualified host name")
 
 
 @cache
@@ -65,5 +65,5 @@ def _has_all_libraries(binary: str) -> bool:
 
 @cache
 def _may_unshare() -> bool:
-    tried = subprocess.run(["unshare", "-u", "true"], capture_output=True, timeout=10, check=False)
+    tried = subprocess.run(["unshare", "-u", "-m", "true"], capture_output=True, timeout=10, check=False)
     return tried.returncode == 0

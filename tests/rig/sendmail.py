@@ -5,11 +5,13 @@
 
 It relays for example.org and its clients on 127.0.0.1, not for 127.0.0.2, queues what it takes and delivers
 nothing. `place` is a sheltered directory (see place.py): Sendmail refuses sockets elsewhere. It runs under a
-host name of its own, since it sleeps a minute when the machine's is not qualified.
+host name of its own, since it sleeps a minute when the machine's is not qualified, and without a name server.
 """
 
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 from tests.rig.ports import LOOPBACK, free_port, is_open, wait_until
@@ -40,12 +42,22 @@ DAEMON_OPTIONS(`Family=inet, Addr={host}, Port={port}, Name=MTA')dnl
 {relayed}
 """
 
+# Names and mounts of its own: before it has read its configuration it looks its host name up, by the C library.
+# That finds it in our hosts file, and no name server if it tries one after all.
+_ENTER = """\
+hostname "$0" &&
+mount --bind "$1/hosts" /etc/hosts &&
+mount --bind "$1/resolv.conf" "$(readlink -f /etc/resolv.conf)" &&
+shift && exec "$@"
+"""
+
 
 class Sendmail:
     """One private Sendmail; a context manager, or `start` and `stop`.
 
     `mc` is what a site's .mc has before its MAILER lines, `mc_local` what follows them: LOCAL_CONFIG,
-    LOCAL_RULESETS and their kin. `aliases` is the text of an alias file. FEATUREs of contrib/sendmail are
+    LOCAL_RULESETS and their kin. `aliases` is the text of an alias file, `cf_edit` what to replace in the
+    sendmail.cf that is made. FEATUREs of contrib/sendmail are
     found beside Sendmail's own.
     """
 
@@ -58,6 +70,7 @@ class Sendmail:
         mc_local: str = "",
         relay_domains: tuple[str, ...] = ("example.org",),
         aliases: str = "",
+        cf_edit: Mapping[str, str] = MappingProxyType({}),
         port: int | None = None,
     ) -> None:
         self.place = place / "sendmail"
@@ -66,6 +79,7 @@ class Sendmail:
         self._mc = (mc, mailers, mc_local)
         self._relay_domains = relay_domains
         self._aliases = aliases
+        self._cf_edit = cf_edit
         self._running: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -94,7 +108,10 @@ class Sendmail:
             one.mkdir(exist_ok=True)
             one.chmod(0o755 if one is self.place else 0o700)
         self.place.joinpath("service.switch").write_text("hosts files\naliases files\n")
-        self.place.joinpath("hosts").write_text(f"{LOOPBACK} {HOST_NAME} localhost\n")
+        # Clients need a name as well: without one a refusal to relay is a 450, since the name server is down.
+        clients = "".join(f"127.0.0.{number} client{number}.example.net\n" for number in range(2, 10))
+        self.place.joinpath("hosts").write_text(f"{LOOPBACK} {HOST_NAME} localhost\n{clients}")
+        self.place.joinpath("resolv.conf").write_text(f"nameserver {LOOPBACK}\noptions timeout:1 attempts:1\n")
         self.place.joinpath("aliases").write_text(self._aliases + "postmaster: root\n")
         top = _TOP_MC.format(
             place=self.place, host=LOOPBACK, port=self.port, host_name=HOST_NAME,
@@ -145,12 +162,19 @@ class Sendmail:
         )  # fmt: skip
         if made.returncode or made.stderr:
             raise RuntimeError(f"m4: {made.stderr}")
-        self.config.write_text(made.stdout)
+        text = made.stdout
+        for old, new in self._cf_edit.items():
+            if old not in text:
+                raise ValueError(f"sendmail.cf has no {old!r} to replace")
+            text = text.replace(old, new)
+        self.config.write_text(text)
 
     def _command(self, *arguments: str) -> list[str]:
         binary = SENDMAIL_PREFIX / "usr/libexec/sendmail/sendmail"
-        set_name = 'hostname "$0" && exec "$@"'
-        return ["unshare", "-u", "sh", "-c", set_name, HOST_NAME, str(binary), f"-C{self.config}", *arguments]
+        return [
+            "unshare", "-u", "-m", "sh", "-c", _ENTER, HOST_NAME, str(self.place),
+            str(binary), f"-C{self.config}", *arguments,
+        ]  # fmt: skip
 
     def _has_ended(self) -> bool:
         return self._running is None or self._running.poll() is not None
