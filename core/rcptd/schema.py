@@ -222,8 +222,12 @@ def group(value: object) -> int:
     return _account(value, lambda name: grp.getgrnam(name).gr_gid, "group")
 
 
+# chown(2) takes (uid_t) -1 for "leave as it is".
+_MOST_ACCOUNT = 0xFFFFFFFE
+
+
 def _account(value: object, number_of: Callable[[str], int], kind: str) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_ACCOUNT:
         return value
     try:
         return number_of(text(value))
