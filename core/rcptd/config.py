@@ -6,7 +6,9 @@ one, as nothing behind it can be trusted). Core knows the sections `daemon`, `st
 of the front ends are handed in by whoever knows them. Nothing is opened here: `open_world` does that.
 """
 
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -125,7 +127,10 @@ def load(path: Path, sections: Mapping[str, type]) -> Configuration:
 
 def _read_text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        # Not to wait where a pipe stands in place of the file.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise FaultyConfiguration([f"{path}: is no file"])
             octets = file.read(MOST_OCTETS + 1)
     except OSError as error:
         raise FaultyConfiguration([f"{path}: cannot be read: {error.strerror}"]) from None
@@ -229,13 +234,23 @@ def open_world(
     """Open the stores of a configuration and make its policy ready.
 
     Of the stores `kept` from a running world, those are used again whose section is the same as `before`.
+    Raises `FaultyConfiguration` where a store cannot be opened, which no store of ours does; those opened
+    before it are closed again.
     """
     opened: dict[str, Store] = {}
     for name, section in configuration.stores.items():
         if kept and before and before.get(name) == section:
             opened[name] = kept[name]
-        else:
+            continue
+        try:
             opened[name] = stores.find(section.type).open_store(name, section.settings)
+        except Exception as error:
+            for other, store in opened.items():
+                # What a service holds is let go of on the loop; one that nobody has asked holds nothing yet.
+                if isinstance(store, Table) and not (kept and store is kept.get(other)):
+                    store.close()
+            fault = f"{configuration.path}: stores.{name}: cannot be opened: {error!r}"
+            raise FaultyConfiguration([fault]) from error
     services = {name: store for name, store in opened.items() if not isinstance(store, Table)}
     daemon = configuration.daemon
     policy = Policy(

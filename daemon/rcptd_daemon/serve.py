@@ -156,6 +156,7 @@ class Daemon:
         try:
             new = read_configuration(self._configuration.path)
             require_front_end(new)
+            world = open_world(new, kept=self._driver.world.stores, before=self._configuration.stores)
         except FaultyConfiguration as faulty:
             for fault in faulty.faults:
                 _log.error("%s", fault)
@@ -171,7 +172,7 @@ class Daemon:
         others = {name: section for name, section in new.sections.items() if name not in _LISTENERS}
         new = replace(new, sections={**others, **running})
         self._configuration = new
-        self._driver.replace(open_world(new, kept=self._driver.world.stores, before=old.stores))
+        self._driver.replace(world)
         if log_settings(old) != log_settings(new):
             self._logs.stop()
             self._logs = logs.set_up(log_settings(new))
