@@ -165,9 +165,12 @@ class Daemon:
             return
         old = self._configuration
         running = {name: section for name, section in old.sections.items() if name in _LISTENERS}
+        if self._socketmap and (wanted := cast(SocketmapSettings | None, new.sections.get("socketmap"))):
+            running["socketmap"] = wanted.listening_as(running["socketmap"])
+            self._socketmap.reconfigure(running["socketmap"])
         for name in _LISTENERS:
             if running.get(name) != new.sections.get(name):
-                _log.warning("reload: [%s] has changed, which needs a restart", name)
+                _log.warning("reload: the listener of [%s] has changed, which needs a restart", name)
         # What listens goes on as it began, and so do `check --live` and the next comparison.
         others = {name: section for name, section in new.sections.items() if name not in _LISTENERS}
         new = replace(new, sections={**others, **running})

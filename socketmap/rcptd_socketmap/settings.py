@@ -1,6 +1,6 @@
 """What the section [socketmap] of the configuration takes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rcptd import schema
 from rcptd.schema import Address, option
@@ -39,7 +39,6 @@ class Settings:
         doc="How long a client may take to send one request, or to take its replies.",
     )
 
-    @property
-    def sockets(self) -> tuple[object, ...]:
-        """What the listeners are made of, which only a restart changes."""
-        return self.listen, self.mode, self.owner, self.group
+    def listening_as(self, other: "Settings") -> "Settings":
+        """The same settings on the sockets of others, which only a restart changes."""
+        return replace(self, listen=other.listen, mode=other.mode, owner=other.owner, group=other.group)
