@@ -256,12 +256,24 @@ def test_a_reload_takes_effect_and_a_faulty_one_does_not() -> None:
         daemon.reload("the configuration before it stays in force")
         assert client.ask("access", "user@example.org") == "OK 550 5.7.1 Closed for good"
         daemon.write(HEAD.replace('mode = "0666"', 'mode = "0600"') + RULES)
-        daemon.reload(r"(?s)\[socketmap\] has changed, which needs a restart.*is in force")
+        daemon.reload(r"(?s)the listener of \[socketmap\] has changed, which needs a restart.*is in force")
         so_far = daemon.log().count("needs a restart")
         daemon.write(HEAD + RULES)
         daemon.reload()  # back to what is running
         assert daemon.log().count("needs a restart") == so_far
         assert wait_until(lambda: client.ask("any", "user@example.org") == "OK user@example.org", 5)
+
+
+def test_a_reload_changes_maps_for_open_connections_too() -> None:
+    with sheltered("maps") as folder, Daemon(folder, HEAD + RULES) as daemon, Client(daemon) as client:
+        daemon.expected_errors.append('msg="store: ')
+        fill(folder / "recipients.db", {"user@example.org": Mailbox()})
+        assert wait_until(lambda: client.ask("any", "user@example.org") == "OK user@example.org", 5)
+        daemon.write(HEAD.replace('"*"      = "key"', '"*" = "access"') + RULES)
+        daemon.reload()
+        assert client.ask("any", "user@example.org") == "OK DUNNO"
+        assert client.ask("any", "nobody@example.org") == "OK 550 5.1.1 No such mailbox"
+        assert "needs a restart" not in daemon.log()
 
 
 def test_a_store_that_is_killed_defers_and_comes_back() -> None:
