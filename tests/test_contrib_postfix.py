@@ -138,6 +138,10 @@ def test_recipient_map_takes_and_refuses_and_defers(place: Path, variant: bool) 
             assert other.code == 250
             assert server.asked == [("recipients", GOOD), ("recipients", GONE)]
             assert_relaying_is_refused(postfix, lambda: server.asked.count(("recipients", ELSEWHERE)))
+            # As the README has it; for a path without a leading slash from within the queue directory.
+            table = f"socketmap:{postfix.setting('rcptd_socketmap')}:recipients"
+            assert postfix.query(GOOD, table).stdout == f"{GOOD}\n"
+            assert postfix.query(GONE, table).returncode == 1
             try_troubles(postfix, server, "451 4.3.0")
 
 

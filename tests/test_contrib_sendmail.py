@@ -153,6 +153,9 @@ def test_socket_map_gives_every_verdict_its_own_codes_and_text(place: Path, name
             replies = ask(sendmail.port, *ERROR_VALUES)
             assert [str(one) for one in replies] == [told_by_error(*one) for one in ERROR_VALUES.items()]
             assert codes(ask(sendmail.port, ELSEWHERE)) == ["250 2.1.5"]
+            # As the README has it.
+            assert "returns OK (0)" in sendmail.run("-bt", text=f"/map sendmail {GOOD}\n")
+            assert "No such mailbox" in sendmail.run("-bt", text=f"Rcptd {GONE}\n")
             assert_relaying_is_refused(sendmail, lambda: server.asked.count(("sendmail", ELSEWHERE)))
             # Even a server that permits everything opens no relay.
             server.default = "OK OK"
@@ -294,7 +297,7 @@ def behind_sendmail(place: Path, request: pytest.FixtureRequest) -> Iterator[tup
         f"VIRTUSER_DOMAIN(`virtual.example')dnl\n{line_above}\n"
     )
     answers = {("cyrus", key): value for key, value in CYRUS.items()}
-    with ScriptedSocketmap(answers, where=None if variant else place / "smmap") as server:
+    with ScriptedSocketmap(answers, where=None if variant else run_folder(place) / "smmap") as server:
         placeholder = "inet:7850@127.0.0.1" if variant else "local:/run/cyrus/socket/smmap"
         text = snippet("sendmail/cyrus.mc", {placeholder: server.sendmail, "-d15s": "-d2s"}, variant=variant)
         assert line_above in text
@@ -324,5 +327,11 @@ def test_cyrus_in_trouble_defers_local_and_virtual_recipients(
         server.fault = fault
         for recipient in ("joe", "ann@virtual.example"):
             assert [one.code for one in ask(sendmail.port, recipient)] == [451], (fault, recipient)
+    server.fault = None
+    if server.where:  # what Sendmail calls unsafe is trouble, too
+        server.where.parent.chmod(0o777)
+        assert codes(ask(sendmail.port, "joe", "ann@virtual.example")) == ["451 4.4.3"] * 2
+        server.where.parent.chmod(0o755)
+    assert [one.code for one in ask(sendmail.port, "joe", "ann@virtual.example")] == [250, 250]
     server.stop()
     assert codes(ask(sendmail.port, "joe", "ann@virtual.example")) == ["451 4.4.3"] * 2

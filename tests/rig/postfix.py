@@ -193,7 +193,7 @@ class Postfix:
         return self._run(require_program("postconf"), "-c", str(self.config), "-n").stderr
 
     def query(self, key: str, table: str) -> subprocess.CompletedProcess[str]:
-        """Ask a table as `postmap -q` does: exit 0 and the value, 1 not found, other for trouble."""
+        """Ask a table as `postmap -q` does, from the queue directory: exit 0 and the value, 1 not found."""
         return self._run(require_program("postmap"), "-c", str(self.config), "-q", key, table)
 
     def _is_up(self) -> bool:
@@ -214,7 +214,7 @@ class Postfix:
         out, err = self.place / "out", self.place / "err"
         with out.open("w") as stdout, err.open("w") as stderr:
             done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, cwd=self.place, timeout=60,
+                command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, cwd=self.queue, timeout=60,
                 check=False,
             )  # fmt: skip
         return subprocess.CompletedProcess(command, done.returncode, out.read_text(), err.read_text())
