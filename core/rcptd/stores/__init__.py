@@ -30,8 +30,15 @@ OURS = {
 class StoreType(Protocol):
     """What a module must have to be a type of store."""
 
-    Settings: type
-    open_store: Callable[[str, Any], Store]
+    @property
+    def Settings(self) -> type:  # noqa: N802 - a class
+        """The section of the configuration, as `rcptd.schema` declares it."""
+        ...
+
+    @property
+    def open_store(self) -> Callable[[str, Any], Store]:
+        """Open a store by its name and settings."""
+        ...
 
 
 def find(name: str) -> StoreType:
