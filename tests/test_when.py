@@ -175,6 +175,7 @@ def test_what_is_not_met_is_named() -> None:
     assert read({"authenticated": True}).unmet(socketmap(), USER) == "authenticated is not known here"
     assert read({"domain": "a.example"}).unmet(milter(), USER) == "domain does not match"
     assert read({}).unmet(milter(), USER) == ""
+    assert "sender=UNKNOWN" in repr(socketmap())
 
 
 @pytest.mark.parametrize(
