@@ -15,8 +15,8 @@ The local part as it was typed stays in `local`, because a store may care about 
 does to every map key before we see it, so both front ends mean the same mailbox.
 
 LIMITS. RFC 5321 4.5.3.1 bounds a local part at 64 octets, a domain at 255 and a path at 256
-including its brackets. Addresses of other people's domains break the first rule, and the dot rule,
-every day (VERP, old Japanese carriers), so these two faults are kept in `Recipient.fault` and judged
+including its brackets. Addresses of other people's domains break these limits, and the dot rule,
+every day (VERP, old Japanese carriers), so these faults are kept in `Recipient.fault` and judged
 only where the domain is ours; everything else that is not an address raises `NotAnAddress`.
 """
 
