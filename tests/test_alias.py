@@ -137,3 +137,20 @@ def test_a_slow_store_is_not_asked_about_ends_unless_the_rule_says_so() -> None:
     assert (said, asked) == ("250 2.1.5", ["local a@example.org", "local b@example.org"])
     said, asked, _ = followed({"a": alias("b@example.org")}, rules=rules + "verify_targets = true", **slow)
     assert (said, asked[-1]) == ("550 5.1.1", "other b@example.org")
+
+
+def test_a_slow_store_in_front_does_not_keep_a_quick_one_from_being_asked_about_ends() -> None:
+    slow: dict[str, Any] = {"slow": frozenset({"other"})}
+    rules = "[[rules]]\n" + OURS + 'verify = ["other", "local"]\n'
+    world = {"a": alias("b@example.org")}
+    for answer, wanted in ((OFF, "550 5.1.1"), (EXISTS, "250 2.1.5"), (NOT_FOUND, "250 2.1.5")):
+        fed = Fed(policy(rules, **slow), milter("a@example.org"))
+        assert fed.start() == "other a@example.org"
+        assert fed.tell(NOT_FOUND) == "local a@example.org"
+        assert fed.tell(world["a"]) == "local b@example.org"
+        assert fed.tell(answer) == wanted
+    fed = Fed(policy(rules, **slow), milter("a@example.org"))
+    fed.start()
+    fed.tell(NOT_FOUND)
+    fed.tell(world["a"])
+    assert fed.tell(Unavailable("down")) == "451 4.4.3"

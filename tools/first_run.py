@@ -100,13 +100,13 @@ async def _serve(file: Path) -> int:
             return ended.result()
         await mta.start("127.0.0.1", SMTP_PORT)
         shown = file.relative_to(ROOT)
-        print(WHAT_NEXT.format(file=shown, smtp=SMTP_PORT, milter=MILTER_PORT, map=MAP_PORT), flush=True)  # noqa: T201
+        print(WHAT_NEXT.format(file=shown, smtp=SMTP_PORT, milter=MILTER_PORT, map=MAP_PORT), flush=True)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, daemon.send_signal, signal.SIGTERM)
         return await ended
     except OSError as error:
-        print(f"the SMTP listener cannot start: {error}; RCPTD_SMTP_PORT moves it", file=sys.stderr)  # noqa: T201
+        print(f"the SMTP listener cannot start: {error}; RCPTD_SMTP_PORT moves it", file=sys.stderr)
         return 1
     finally:
         await mta.stop()

@@ -23,11 +23,12 @@ def verify(case: Case, walked: Walked, recipient: Recipient) -> Steps[Verdict | 
     """Ask the stores of a rule about a recipient; None leaves it to the next rule."""
     rule = walked.rule
     unanswered = False
+    unasked = False
     for store in rule.verify or ():
         if case.unasked(store, rule):
-            # An end that may not be asked about is taken as it stands: see case.Case.unasked.
             case.trace.note(rule.name, f"{store} is not asked about the end of an alias")
-            return walked.accepted
+            unasked = True
+            continue
         answer = yield from _ask(store, recipient, rule.subaddress)
         match answer:
             case Found(mailbox):
@@ -44,7 +45,11 @@ def verify(case: Case, walked: Walked, recipient: Recipient) -> Steps[Verdict | 
                 pass
             case _:
                 assert_never(answer)
-    if unanswered or rule.not_found == "defer":
+    if unanswered:
+        return walked.unknown
+    if unasked:
+        return walked.accepted  # nobody else knows the end, and it is taken as it stands: see Case.unasked
+    if rule.not_found == "defer":
         return walked.unknown
     return walked.not_found if rule.not_found == "reject" else None
 
