@@ -23,6 +23,7 @@ import pytest
 from rcptd import verdict
 from tests.harness.milterwire import POSTFIX, Kind, MilterConnection, Stage, Step
 
+pytestmark = pytest.mark.daemon
 REQUIRED = os.environ.get("RCPTD_REQUIRE_REAL") == "1"
 if not REQUIRED:
     pytest.importorskip("Milter")
