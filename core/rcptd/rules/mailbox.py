@@ -36,10 +36,8 @@ def verify(case: Case, walked: Walked, recipient: Recipient) -> Steps[Verdict | 
                     return walked.accepted
                 return (yield from _judge(case, walked, mailbox))
             case Unavailable():
-                if rule.unavailable == "defer":
-                    return walked.unknown
-                if rule.unavailable == "accept":
-                    return walked.accepted
+                if rule.unavailable != "next":
+                    return walked.accepted if rule.unavailable == "accept" else walked.unknown
                 unanswered = True
             case NotFound():
                 pass
@@ -47,11 +45,18 @@ def verify(case: Case, walked: Walked, recipient: Recipient) -> Steps[Verdict | 
                 assert_never(answer)
     if unanswered:
         return walked.unknown
-    if unasked:
-        return walked.accepted  # nobody else knows the end, and it is taken as it stands: see Case.unasked
-    if rule.not_found == "defer":
-        return walked.unknown
-    return walked.not_found if rule.not_found == "reject" else None
+    # An end that only an unasked store could know is taken as it stands: see Case.unasked.
+    return walked.accepted if unasked else _nobody_knows(walked)
+
+
+def _nobody_knows(walked: Walked) -> Verdict | None:
+    match walked.rule.not_found:
+        case "next":
+            return None
+        case "reject":
+            return walked.not_found
+        case _:
+            return walked.unknown
 
 
 def _ask(store: str, recipient: Recipient, subaddress: Subaddress | None) -> Steps[Answer]:
