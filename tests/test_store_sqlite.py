@@ -279,6 +279,13 @@ c.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     assert asked[0] > 100
 
 
+def test_nobody_is_deferred_while_another_takes_the_first_look(path: Path) -> None:
+    table = Database(path)
+    with table._looking:
+        assert isinstance(ask(table, "anna@example.org"), Found)
+    table.close()
+
+
 def test_a_reader_holds_no_lock_after_its_answer(table: Database, path: Path) -> None:
     for address in ("anna@example.org", "bob@example.org", "bob@example.net", "x@example.com"):
         ask(table, address)

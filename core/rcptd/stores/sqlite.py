@@ -122,6 +122,8 @@ class Database:
         self._file = _File(None, f"{path}: not looked at yet")
         self._trouble = ""
         self._closed = False
+        # Now, and not by the first question: others may come while that one looks, and would be deferred.
+        self._look()
 
     def lookup(self, recipient: Recipient) -> Answer | Busy:
         """Say what the database knows of the recipient; any thread may call."""
@@ -320,5 +322,5 @@ def missing_right(path: str) -> str:
 
 
 def open_store(name: str, settings: Settings) -> Database:  # noqa: ARG001 - one shape for all stores
-    """Open the store of a configuration; the file is looked at by the first question."""
+    """Open the store of a configuration; whether its file is any good shows with the first question."""
     return Database(settings.path, allow_empty=settings.allow_empty)
