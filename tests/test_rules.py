@@ -11,7 +11,7 @@ from rcptd.rules.disabled import disabled
 from rcptd.rules.moved import moved
 from rcptd.rules.posting import posting
 from rcptd.rules.quota import quota
-from rcptd.verdict import FULL_FOR_NOW, MOVED, TEXT_LENGTH, Cause, Verdict, safe_text
+from rcptd.verdict import FULL, FULL_FOR_NOW, MOVED, TEXT_LENGTH, Cause, Verdict, safe_text
 from tests.policies import OURS, milter, policy, reply, socketmap
 from tests.test_engine import through
 
@@ -69,6 +69,14 @@ def test_the_text_of_a_disabled_mailbox_is_made_safe() -> None:
 )
 def test_a_quota_counts_octets_and_messages(limits: Quota | None, size: Any, said: Cause | None) -> None:
     assert cause(quota(Mailbox(quota=limits), size, FULL_FOR_NOW)) is said
+
+
+def test_a_store_may_know_that_full_is_final_and_count_a_message_of_unknown_size_as_nothing() -> None:
+    brim = Mailbox(quota=Quota(bytes_limit=10, bytes_used=10, unsized=0, final=True))
+    assert quota(brim, UNKNOWN, FULL_FOR_NOW) is None
+    assert cause(quota(brim, 1, FULL_FOR_NOW)) is Cause.FULL
+    for_now = Mailbox(quota=Quota(messages_limit=1, messages_used=1, final=False))
+    assert cause(quota(for_now, UNKNOWN, FULL)) is Cause.FULL_FOR_NOW
 
 
 def test_one_who_moved_is_named_where_the_reply_can_carry_it() -> None:

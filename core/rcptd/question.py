@@ -36,8 +36,9 @@ class Disabled:
 
 @dataclass(frozen=True, slots=True)
 class Posting:
-    """Who may post: whoever meets one of these. Networks and senders as the store's file spells them.
+    """Who may post: whoever meets one of these, so with none of them nobody.
 
+    Networks and senders are as the store's file spells them:
     `networks` are addresses and CIDR networks, `senders` are addresses or `@domain`.
     """
 
@@ -48,12 +49,18 @@ class Posting:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """How much fits, in bytes and in messages, and how much is used; a limit of None is none."""
+    """How much fits, in bytes and in messages, and how much is used; a limit of None is none.
+
+    `unsized` is what a message counts whose size nobody told: an octet, as none is empty, but nothing to Cyrus.
+    `final` says whether being over quota is for good, None leaves that to the rule.
+    """
 
     bytes_limit: int | None = None
     bytes_used: int = 0
     messages_limit: int | None = None
     messages_used: int = 0
+    unsized: int = 1
+    final: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
