@@ -245,6 +245,7 @@ def test_the_control_socket_bounds_a_line_and_is_private(daemon: Daemon) -> None
 
 def test_a_reload_takes_effect_and_a_faulty_one_does_not() -> None:
     with sheltered("reload") as folder, Daemon(folder, HEAD + RULES) as daemon, Client(daemon) as client:
+        daemon.expected_errors.append('msg="store: ')
         fill(folder / "recipients.db", {"user@example.org": Mailbox()})
         assert wait_until(lambda: client.ask("any", "user@example.org") == "OK user@example.org", 5)
         daemon.write(HEAD + RULES.replace('verify = ["local"]', 'reject = "550 5.7.1 Closed for good"'))

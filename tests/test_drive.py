@@ -341,7 +341,8 @@ def test_an_asker_that_goes_away_cancels_the_question() -> None:
         raise AssertionError
 
     async def run() -> None:
-        driver = attached(Driver(world(Slow(ask))))
+        driver = Driver(world(Slow(ask), rules=SHADOW + 'reject = "550 5.7.1 No"\n' + RULES))
+        driver.attach(asyncio.get_running_loop())
         decision = driver.begin(milter())
         task = asyncio.create_task(driver.finish(decision))
         await asyncio.sleep(0.01)
@@ -349,7 +350,10 @@ def test_an_asker_that_goes_away_cancels_the_question() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         await asyncio.wait_for(cancelled.wait(), 1)
-        assert decision.verdict == OUR_FAULT.said_by("stopping")
+        assert decision.abandoned
+        assert decision.verdict == OUR_FAULT.said_by("abandoned"), "were anybody to hear it, it would be a deferral"
+        await asyncio.sleep(0.01)
+        assert not driver.shadow_counts, "nothing is evaluated after a reply that nobody had"
 
     asyncio.run(run())
 
@@ -425,7 +429,8 @@ def test_a_loop_that_closes_at_the_hop_defers(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_loop_that_cancels_what_waits_defers(loop_in_a_thread: asyncio.AbstractEventLoop) -> None:
-    driver = attached(Driver(world(Slow(hang))), loop_in_a_thread)
+    told: list[Decision] = []
+    driver = attached(Driver(world(Slow(hang)), told.append), loop_in_a_thread)
 
     def stop() -> None:
         for task in asyncio.all_tasks(loop_in_a_thread):
@@ -436,8 +441,8 @@ def test_a_loop_that_cancels_what_waits_defers(loop_in_a_thread: asyncio.Abstrac
         time.sleep(0.05)
         loop_in_a_thread.call_soon_threadsafe(stop)
         verdict = waiting.result(5)
-    assert verdict
-    assert verdict.action is Action.DEFER
+    assert verdict == OUR_FAULT.said_by("stopping")
+    assert [decision.abandoned for decision in told] == [False], "the MTA hears of this one"
 
 
 # Shadows.

@@ -60,6 +60,7 @@ _numbers = count(1)
 # Unlike for another process or the next start, so that a reference leads to one line of one log.
 _START = os.urandom(2).hex()
 _STOPPING = OUR_FAULT.said_by("stopping")
+_ABANDONED = OUR_FAULT.said_by("abandoned")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +110,13 @@ class Decision:
     """One decision, from the query to the verdict. Owned by its asker until it moves to the loop.
 
     `verdict` counts once `done`: None is "no opinion". `question` is what the decision waits for.
+    `abandoned` says that the asker went away before the verdict, which is then a deferral that nobody hears.
     `began` is on the monotonic clock, in seconds.
     """
 
-    __slots__ = ("began", "case", "done", "ended", "number", "query", "question", "steps", "verdict", "world")
+    __slots__ = (
+        "abandoned", "began", "case", "done", "ended", "number", "query", "question", "steps", "verdict", "world",
+    )  # fmt: skip
 
     def __init__(self, world: World, query: Query, *, verbose: bool = False) -> None:
         self.world = world
@@ -122,6 +126,7 @@ class Decision:
         self.question: Lookup | None = None
         self.verdict: Verdict | None = None
         self.done = False
+        self.abandoned = False
         self.number = next(_numbers)
         self.began = _monotonic()
         self.ended = 0.0
@@ -215,7 +220,18 @@ class Driver:
         return decision
 
     async def finish(self, decision: Decision) -> None:
-        """Take a decision to its verdict within its deadline; on the loop only, never raises."""
+        """Take a decision to its verdict within its deadline; on the loop only, never raises.
+
+        Cancelling it says that nobody waits any more: the decision is abandoned.
+        """
+        try:
+            await self._finish(decision)
+        except asyncio.CancelledError:
+            decision.abandoned = True
+            self._end(decision, _ABANDONED)
+            raise
+
+    async def _finish(self, decision: Decision) -> None:
         until = decision.began + decision.world.deadline
         try:
             while question := decision.question:
@@ -225,8 +241,12 @@ class Driver:
         except Exception:
             _log.exception("a store failed in decision %s; deferred", decision.reference)
             self._end(decision, OUR_FAULT.said_by("fault"))
+
+    async def _finish_for_thread(self, decision: Decision) -> None:
+        try:
+            await self._finish(decision)
         except asyncio.CancelledError:
-            self._end(decision, _STOPPING)
+            self._end(decision, _STOPPING)  # the loop stops, but the thread still tells the MTA
             raise
 
     def decide_from_thread(self, query: Query) -> Verdict | None:
@@ -237,7 +257,7 @@ class Driver:
         decision = self.begin(query)
         if decision.done:
             return decision.verdict
-        rest = self.finish(decision)
+        rest = self._finish_for_thread(decision)
         try:
             if self.loop is None or not self.loop.is_running():
                 raise RuntimeError("nobody runs the loop")  # noqa: TRY301 - as where it has just been closed
@@ -299,7 +319,7 @@ class Driver:
             self._on_verdict(decision)
         except Exception:
             _log.exception("decision %s could not be told of", decision.reference)
-        if decision.case.shadows:
+        if decision.case.shadows and not decision.abandoned:
             self._shadow_later(decision)
 
     async def _ask(self, world: World, question: Lookup, trace: Trace, until: float) -> Answer:

@@ -1,9 +1,11 @@
 """The log: one line for a decision at most, structured, to stderr, the journal or syslog.
 
 Theory of operation. Everything goes through `logging`. A bounded queue and a thread of its own stand
-between who logs and where it goes, because a full pipe or a slow journal must not hold up an answer;
-what does not fit is dropped and counted. A record may carry `fields`, a dict that becomes `name=value`
-pairs (logfmt), members (JSON) or journal fields.
+between who logs and where it goes, because a full pipe or a slow journal must not hold up an answer,
+a reload or the end; what does not fit is dropped and counted. A record may carry `fields`, a dict that becomes
+`name=value` pairs (logfmt), members (JSON) or journal fields.
+
+LIMITS. What others wrote is cut: an address at ADDRESS characters, what a store said at SAID.
 """
 
 import json
@@ -13,8 +15,10 @@ import os
 import queue
 import socket
 import sys
+import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +32,12 @@ from rcptd_daemon.privacy import mask_for
 
 QUEUE = 10_000
 """How many lines may wait to be written."""
+
+LAST_LINES = 1.0
+"""How long, in seconds, the end waits for them."""
+
+ADDRESS = 320  # 64 + 1 + 255, as RFC 5321 4.5.3.1 has it for each part; a map's key may be 10,000
+SAID = 1000
 
 JOURNAL = "/run/systemd/journal/socket"  # systemd's native protocol: one datagram an entry
 _PRIORITY = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
@@ -70,18 +80,51 @@ def to_syslog(settings: Settings) -> Settings:
 DEFAULTS = schema.read(Settings, {}, lambda *_: None)
 
 
-def set_up(settings: Settings) -> logging.handlers.QueueListener:
-    """Send all logging to where `settings` say; give the listener, to be stopped at the end."""
-    lines: queue.Queue[logging.LogRecord] = queue.Queue(QUEUE)
-    sink = _sink(settings)
-    listener = logging.handlers.QueueListener(lines, sink)
+Lines = queue.Queue[logging.LogRecord | None]
+"""The records that wait to be written; None is the end."""
+
+
+def set_up(settings: Settings) -> "Writer":
+    """Send all logging to where `settings` say; give the writer, to be stopped at the end.
+
+    Raises `OSError` where the sink cannot be had; logging then goes where it went before.
+    """
+    lines: Lines = queue.Queue(QUEUE)
+    writer = Writer(lines, _sink(settings))
     root = logging.getLogger()
-    for old in root.handlers[:]:
-        root.removeHandler(old)
+    before = root.handlers[:]
     root.addHandler(_Bounded(lines))
+    for old in before:
+        root.removeHandler(old)
     root.setLevel(settings.level.upper())
-    listener.start()
-    return listener
+    return writer
+
+
+class Writer:
+    """The thread that writes what waits in a queue; the only one that a sink may hold up."""
+
+    def __init__(self, lines: Lines, sink: logging.Handler) -> None:
+        self._lines = lines
+        self._sink = sink
+        # A daemon: a sink that never takes its line must not keep the process.
+        self._thread = threading.Thread(target=self._write, name="rcptd-log", daemon=True)
+        self._thread.start()
+
+    def stop(self, patience: float = LAST_LINES) -> None:
+        """Write what waits, then no more; waits `patience` seconds for that, and leaves the rest to the thread."""
+        while True:
+            try:
+                self._lines.put_nowait(None)
+                break
+            except queue.Full:
+                # The sink is stuck. One line makes room for the end.
+                with suppress(queue.Empty):
+                    self._lines.get_nowait()
+        self._thread.join(patience)
+
+    def _write(self) -> None:
+        while record := self._lines.get():
+            self._sink.handle(record)
 
 
 class _Bounded(logging.handlers.QueueHandler):
@@ -90,13 +133,13 @@ class _Bounded(logging.handlers.QueueHandler):
     dropped = 0
 
     def enqueue(self, record: logging.LogRecord) -> None:
+        if self.dropped:
+            record.fields = {**getattr(record, "fields", {}), "lines_dropped": self.dropped}
         try:
             self.queue.put_nowait(record)
         except queue.Full:
             self.dropped += 1
-            return
-        if self.dropped:
-            record.fields = {**getattr(record, "fields", {}), "lines_dropped": self.dropped}
+        else:
             self.dropped = 0
 
 
@@ -195,7 +238,7 @@ class DecisionLog:
     def on_verdict(self, decision: Decision) -> None:
         """Log a decision, if its kind is logged."""
         verdict = decision.verdict
-        if verdict is None or verdict.action is Action.ACCEPT:
+        if verdict is None or verdict.action is Action.ACCEPT or decision.abandoned:
             if not self._all:
                 return
         elif not self._refused:
@@ -210,7 +253,7 @@ class DecisionLog:
         fields = {
             "msg": "shadow",
             "ref": decision.reference,
-            "recipient": self.mask(decision.query.recipient),
+            "recipient": self._shown(decision.query.recipient),
             "rule": rule,
             "would": said,
         }
@@ -219,11 +262,11 @@ class DecisionLog:
     def _fields(self, decision: Decision, verdict: Verdict | None) -> dict[str, Any]:
         query = decision.query
         fields: dict[str, Any] = {
-            "msg": verdict.action.value if verdict else "none",
+            "msg": "abandoned" if decision.abandoned else verdict.action.value if verdict else "none",
             "ref": decision.reference,
-            "recipient": self.mask(query.recipient),
+            "recipient": self._shown(query.recipient),
         }
-        if verdict:
+        if verdict and not decision.abandoned:
             fields |= {
                 "code": verdict.code,
                 "enhanced": verdict.enhanced,
@@ -231,15 +274,22 @@ class DecisionLog:
                 "rule": verdict.rule,
             }
         if asked := decision.trace.last_asked:
-            fields |= {"store": asked.store, "said": describe(asked.answer, self.mask)}
+            fields |= {"store": asked.store, "said": _cut(describe(asked.answer, self.mask), SAID)}
         fields |= {"front_end": query.front_end}
         if query.map:
             fields["map"] = query.map
         if query.sender is not UNKNOWN:
-            fields["sender"] = self.mask(query.sender) if query.sender else "<>"
+            fields["sender"] = self._shown(query.sender) if query.sender else "<>"
         if query.client is not UNKNOWN and query.client is not None:
             fields["client"] = query.client
         if query.session:
             fields["session"] = query.session
         fields["ms"] = f"{decision.seconds * 1000:.3f}"
         return fields
+
+    def _shown(self, address: str) -> str:
+        return _cut(self.mask(address), ADDRESS)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"

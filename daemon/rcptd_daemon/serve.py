@@ -1,12 +1,15 @@
 """`rcptd serve`: one process with both front ends, asyncio in the main thread, libmilter in its own.
 
 Theory of operation. Everything that can fail is opened before the process says that it is ready: stores,
-then every listening socket. SIGHUP reads the file again and swaps policy and stores, or keeps the old ones
-and says why; listeners stay as they are. SIGTERM drains: questions under way are answered, for as
-long as `[daemon] drain` allows. A process that had libmilter leaves by `os._exit`, because a stopped
-libmilter takes 4.5 s to return and cuts its sessions meanwhile (measured).
+then every listening socket. SIGHUP reads the file again, in a thread, for a large file or an account that is
+looked up in a directory takes its time; then it swaps policy and stores, or keeps the old ones and says why.
+Listeners stay as they are. SIGTERM drains: questions under way are answered, for as long as `[daemon] drain`
+allows. The process leaves by `os._exit`: a stopped libmilter takes 4.5 s to return and cuts its sessions
+meanwhile (measured), and Python waits without a limit for a task that ignores its cancellation, for a thread
+that hangs in a directory, and for a standard error that nobody reads.
 
-Signals are handled on the loop. Were libmilter in the main thread, Python would never see them (measured).
+Signals are handled on the loop, from before the first socket is opened. Were libmilter in the main thread,
+Python would never see them (measured).
 """
 
 import asyncio
@@ -18,11 +21,11 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from rcptd import __version__, sockets
 from rcptd.config import Configuration, FaultyConfiguration, open_world
-from rcptd.drive import Driver
+from rcptd.drive import Driver, World
 from rcptd_daemon import control, logs, notify
 from rcptd_daemon.check import Checker, Facts
 from rcptd_daemon.sections import Control
@@ -48,23 +51,17 @@ SHADOW_PERIOD = 3600.0
 """How often, in seconds, the counts of rules in shadow are logged."""
 
 
-def run(path: Path, *, stdio: bool = False) -> int:
-    """Serve until told to stop; gives the exit status. Raises `FaultyConfiguration` before it serves."""
+def run(path: Path, *, stdio: bool = False) -> NoReturn:
+    """Serve until told to stop, then leave the process. Raises `FaultyConfiguration` before it serves."""
     configuration = read_configuration(path)
     if stdio:
-        return _with_loop(_serve_stdio(configuration))
+        _run_and_leave(_serve_stdio(configuration))
     require_front_end(configuration)
-    daemon = Daemon(configuration)
-    status = _with_loop(daemon.run())
-    if daemon.had_libmilter:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    return status
+    _run_and_leave(Daemon(configuration).run())
 
 
-def _with_loop(main: Coroutine[Any, Any, int]) -> int:
-    """Run on uvloop where it is installed."""
+def _run_and_leave(main: Coroutine[Any, Any, int]) -> NoReturn:
+    """Run on uvloop where it is installed, and leave with the status that comes of it."""
     try:
         import uvloop  # noqa: PLC0415 - an extra
     except ImportError:
@@ -72,7 +69,7 @@ def _with_loop(main: Coroutine[Any, Any, int]) -> int:
     else:
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(main)
+        os._exit(runner.run(main))
 
 
 class Daemon:
@@ -84,31 +81,31 @@ class Daemon:
         self._logs = logs.set_up(log_settings(configuration))
         self._driver = Driver(open_world(configuration), self._on_verdict, self._on_shadow)
         self._stop = asyncio.Event()
+        self._reload_wanted = asyncio.Event()
         self._status = 0
         self._socketmap: Server | None = None
         self._milter: Listener | None = None
         self._control: control.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    @property
-    def had_libmilter(self) -> bool:
-        """Say whether libmilter's threads are in this process."""
-        return self._milter is not None
-
     async def run(self) -> int:
         """Open everything, serve, drain; gives the exit status."""
         loop = asyncio.get_running_loop()
         sys.setswitchinterval(self._configuration.daemon.switch_interval)
         self._driver.attach(loop)
+        for number, event in (
+            (signal.SIGTERM, self._stop),
+            (signal.SIGINT, self._stop),
+            (signal.SIGHUP, self._reload_wanted),
+        ):
+            loop.add_signal_handler(number, event.set)
         try:
             await self._open()
         except OSError as error:
             _log.critical("cannot start: %s", error.strerror or error)
             self._logs.stop()
             return EX_OSERR
-        for number, action in ((signal.SIGTERM, self._stop.set), (signal.SIGINT, self._stop.set)):
-            loop.add_signal_handler(number, action)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        reloads = self._keep(self._reload_when_wanted())
         self._keep(self._watch())
         self._keep(self._count_shadows())
         for remark in remarks(self._configuration):
@@ -116,6 +113,7 @@ class Daemon:
         _log.info("ready: rcptd %s, %s", __version__, self._state())
         notify.notify(READY="1", STATUS=self._state(), MAINPID=str(os.getpid()))
         await self._stop.wait()
+        reloads.cancel()  # what is being drained is not changed any more
         await self._end()
         return self._status
 
@@ -150,19 +148,32 @@ class Daemon:
 
     # Signals.
 
-    def _reload(self) -> None:
-        """Put the file in force again, or keep what is and say why."""
-        notify.reloading()
-        try:
-            new = read_configuration(self._configuration.path)
-            require_front_end(new)
-            world = open_world(new, kept=self._driver.world.stores, before=self._configuration.stores)
-        except FaultyConfiguration as faulty:
-            for fault in faulty.faults:
-                _log.error("%s", fault)
-            _log.error("reload: the file is faulty; the configuration before it stays in force")
-            notify.notify(READY="1", STATUS=f"the file is faulty, see the log; {self._state()}")
-            return
+    async def _reload_when_wanted(self) -> None:
+        while True:
+            await self._reload_wanted.wait()
+            self._reload_wanted.clear()
+            notify.reloading()
+            try:
+                new = await asyncio.to_thread(self._read_again)
+                world = open_world(new, kept=self._driver.world.stores, before=self._configuration.stores)
+            except FaultyConfiguration as faulty:
+                for fault in faulty.faults:
+                    _log.error("%s", fault)
+                _log.error("reload: the file is faulty; the configuration before it stays in force")
+                notify.notify(READY="1", STATUS=f"the file is faulty, see the log; {self._state()}")
+            except Exception:
+                _log.exception("reload: failed; the configuration before it stays in force")
+                notify.notify(READY="1", STATUS=f"the reload failed, see the log; {self._state()}")
+            else:
+                self._put_in_force(new, world)
+                notify.notify(READY="1", STATUS=self._state())
+
+    def _read_again(self) -> Configuration:
+        new = read_configuration(self._configuration.path)
+        require_front_end(new)
+        return new
+
+    def _put_in_force(self, new: Configuration, world: World) -> None:
         old = self._configuration
         running = {name: section for name, section in old.sections.items() if name in _LISTENERS}
         if self._socketmap and (wanted := cast(SocketmapSettings | None, new.sections.get("socketmap"))):
@@ -177,14 +188,20 @@ class Daemon:
         self._configuration = new
         self._driver.replace(world)
         if log_settings(old) != log_settings(new):
-            self._logs.stop()
-            self._logs = logs.set_up(log_settings(new))
-            self._decisions = logs.DecisionLog(log_settings(new))
+            self._log_elsewhere(log_settings(new))
         sys.setswitchinterval(new.daemon.switch_interval)
         for remark in remarks(new):
             _log.info("note: %s", remark)
         _log.info("reload: %s is in force", new.path)
-        notify.notify(READY="1", STATUS=self._state())
+
+    def _log_elsewhere(self, settings: logs.Settings) -> None:
+        self._decisions = logs.DecisionLog(settings)
+        try:
+            before, self._logs = self._logs, logs.set_up(settings)
+        except OSError as error:
+            _log.error("reload: the log goes where it went before: %s", error)
+        else:
+            before.stop(patience=0)  # it writes what it has; here nobody may wait
 
     async def _end(self) -> None:
         """Answer what was asked, close what is open."""
@@ -222,10 +239,11 @@ class Daemon:
 
     # What goes on beside.
 
-    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _watch(self) -> None:
         """Tell the service manager that the loop turns, and who is connected."""
@@ -289,18 +307,24 @@ async def _serve_stdio(configuration: Configuration) -> int:
     if settings is None:
         raise FaultyConfiguration([f"{configuration.path}:1: socketmap: --stdio needs a [socketmap] section"])
     wanted = log_settings(configuration)
-    if wanted.to == "stderr" and _same_file(0, 2):
-        # spawn(8) makes standard error the client's socket, too: a log line there would be a reply.
-        wanted = logs.to_syslog(wanted)
-    listener = logs.set_up(wanted)
+    if _same_file(0, 2) or _same_file(1, 2):
+        # spawn(8) makes standard error the client's socket, too: a log line there would be a reply, and so
+        # would what the interpreter has to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        if wanted.to == "stderr":
+            wanted = logs.to_syslog(wanted)
+    writer = logs.set_up(wanted)
     decisions = logs.DecisionLog(wanted)
     driver = Driver(open_world(configuration), decisions.on_verdict, decisions.on_shadow)
     driver.attach(asyncio.get_running_loop())
     try:
         await serve_stdio(driver, settings)
+    except OSError as error:
+        _log.critical("cannot serve: %s", error.strerror or error)
+        return EX_OSERR
     finally:
         await driver.aclose()
-        listener.stop()
+        writer.stop()
     return 0
 
 
@@ -309,4 +333,5 @@ def _same_file(one: int, other: int) -> bool:
         here, there = os.fstat(one), os.fstat(other)
     except OSError:
         return False
-    return stat.S_ISSOCK(there.st_mode) and (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+    pipe = stat.S_ISSOCK(there.st_mode) or stat.S_ISFIFO(there.st_mode)
+    return pipe and (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
