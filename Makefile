@@ -4,7 +4,7 @@
 
 run: ; @tools/setup run && exec tools/run $(ARGS)
 test: ; @tools/setup test && exec tools/check $(ARGS)
-quick: ; @tools/setup run && exec .venv/bin/python -m pytest -q -m "not daemon and not mta" $(ARGS)
+quick: ; @tools/setup run && exec .venv/bin/python -m pytest -q -m "not daemon and not mta and not cyrus" $(ARGS)
 style: ; @tools/setup run && exec .venv/bin/ruff check .
 types: ; @tools/setup run && exec .venv/bin/mypy
 coverage: ; @tools/setup test && .venv/bin/python -m coverage run -m pytest -q $(ARGS); exec .venv/bin/python -m coverage report --fail-under=100

@@ -16,6 +16,7 @@ import pytest
 _PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 ROOT = Path(__file__).parents[2]
 SENDMAIL_PREFIX = Path(os.environ.get("RCPTD_SENDMAIL", str(ROOT / ".real" / "sendmail")))
+CYRUS_PROGRAMS = Path("/usr/lib/cyrus/bin")
 
 
 def require(present: object, what: str) -> None:
@@ -55,6 +56,15 @@ def require_sendmail() -> None:
     require(os.geteuid() == 0, "sendmail opens its queue and sockets as root only")
     require(_has_all_libraries(str(binary)), "Sendmail misses a shared library")
     require(_may_unshare(), "unshare -u -m is not permitted here, and Sendmail wants a qualified host name")
+
+
+def require_cyrus() -> None:
+    """Skip or fail unless a private Cyrus IMAP can be started: its packages, root's rights, a /dev of its own."""
+    require(program("cyrmaster") and program("saslpasswd2"), "cyrus-common or sasl2-bin is not installed")
+    missing = [one for one in ("smmapd", "imapd", "cyr_dbtool", "cyr_deny") if not (CYRUS_PROGRAMS / one).exists()]
+    require(not missing, f"Cyrus IMAP misses {', '.join(missing)}")
+    require(os.geteuid() == 0, "cyrmaster starts as root only")
+    require(_may_unshare(), "unshare -u -m is not permitted here, and Cyrus logs to /dev/log only")
 
 
 @cache
