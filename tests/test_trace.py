@@ -49,6 +49,13 @@ def test_all_that_a_store_knows_is_listed_and_addresses_are_masked() -> None:
     assert "example" not in describe(Found(RICH), lambda _: "-")
 
 
+@pytest.mark.parametrize("answer", [Unavailable, Busy])
+def test_the_reason_of_a_store_names_nobody_either(answer: type[Unavailable | Busy]) -> None:
+    why = answer("/r.db: the row of anna@example.org: targets: 'bob@example.net': no")
+    said = describe(why, lambda address: f"*@{address.partition('@')[2]}")
+    assert said.endswith("/r.db: the row of *@example.org: targets: '*@example.net': no")
+
+
 def test_remarks_are_kept_where_somebody_asked_and_answers_always() -> None:
     for verbose in (False, True):
         trace = Trace(verbose=verbose)

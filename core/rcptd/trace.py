@@ -4,6 +4,7 @@ Store answers are always kept, as plain tuples, because they are few and a bad a
 explainable afterwards. Why each rule did not apply is only kept where somebody asked (`verbose`).
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -62,11 +63,19 @@ def describe(answer: Answer | Busy, mask: Mask = str) -> str:
             words = ", ".join(f"{name} {value}" for name, value in facts.items())
             return f"found ({words})" if words else "found"
         case Unavailable(why):
-            return f"unavailable: {why}"
+            return f"unavailable: {_masked(why, mask)}"
         case Busy(why):
-            return f"busy: {why}"
+            return f"busy: {_masked(why, mask)}"
         case _:
             return "not found"
+
+
+_ADDRESS = re.compile(r"""[^\s'"<>]+@[^\s'"<>:,;]+""")
+
+
+def _masked(why: str, mask: Mask) -> str:
+    """Mask the addresses that a store names in its reason, as in that of a faulty row."""
+    return _ADDRESS.sub(lambda found: mask(found[0]), why)
 
 
 def facts_of(mailbox: Mailbox, mask: Mask = str) -> dict[str, Any]:

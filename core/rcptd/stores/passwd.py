@@ -92,9 +92,9 @@ def getpwnam(name: str, *, call: Callable[..., int] | None = None) -> Account | 
             continue
         if code:
             label = errno.errorcode.get(code, str(code))
-            raise Trouble(f"the name service cannot tell of {name!r}: {os.strerror(code)} ({label})")
+            raise Trouble(f"the name service cannot tell: {os.strerror(code)} ({label})")
         return Account(os.fsdecode(entry.name or b""), entry.uid) if result else None
-    raise Trouble(f"the entry of {name!r} is larger than {BUFFER_MOST} bytes")
+    raise Trouble(f"an entry is larger than {BUFFER_MOST} bytes")
 
 
 @dataclass(frozen=True, slots=True)
