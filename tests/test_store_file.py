@@ -496,6 +496,11 @@ def test_a_bug_in_reading_is_said_and_the_table_goes_on(
         scene.look()
     assert "reading failed" in caplog.text
     assert scene.ask("anna@example.org") is EXISTS
+    scene.clock.now += store.RETRY - 1
+    assert scene.ask("carl@example.org") == NOT_FOUND
+    assert not scene.table._reading.locked(), "not at once: the file may be large"
+    scene.look()
+    assert scene.ask("carl@example.org") is EXISTS, "but it is tried again: perhaps there was no memory"
 
 
 def test_no_thread_to_be_had_is_tried_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -565,3 +570,21 @@ def test_a_file_that_cannot_be_opened_is_unavailable(scene: Scene, monkeypatch: 
     reader.join(10)
     answer = table.lookup(parse("anna@example.org"))
     assert answer == Unavailable(f"{scene.path}: Permission denied")
+
+
+def test_a_state_that_could_not_be_opened_is_tried_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a free descriptor the last good state stays in force for a moment, and not until the next change."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    scene.write("anna@example.org\ncarl@example.org\n")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", refuse)
+        scene.look()
+        scene.look()
+    assert caplog.text.count("Too many open files") == 1
+    scene.look()
+    assert scene.ask("carl@example.org") is EXISTS

@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 
 LOOK = 0.5  # seconds between two looks at the file
 STILL = 0.1  # seconds over which a file must not change
+RETRY = 30.0  # seconds until a state of the file is read again that could not be read for a reason unknown
 SETTLED = 2.0  # a file last written so many seconds ago is not watched for that
 FAULTS = 20  # faults that are named; nobody mends more at a time
 
@@ -148,8 +149,11 @@ class File:
             self._refuse(str(why))
         except Exception:
             # Whatever went wrong here must not leave the lock held, nor the table silent about it.
+            # No memory, perhaps: tried again, but not at once, for it may be a large file.
             _log.exception("store: %s: reading failed", self._path)
-            self._refuse("reading failed, which is a bug of rcptd")
+            self._refuse(f"{self._path}: reading failed, see the log")
+            self._seen = None
+            self._look_at = self._clock() + RETRY
         else:
             if not self._closed:
                 self._snapshot, self._trouble = snapshot, None
@@ -164,7 +168,7 @@ class File:
             # A FIFO in its place must not hold us up.
             descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            self._seen = signature
+            # Perhaps there was no descriptor left: this state of the file is tried again at the next look.
             raise Refused(f"{self._path}: {error.strerror}") from None
         with os.fdopen(descriptor, "rb", buffering=1 << 18) as source:
             status = os.fstat(descriptor)
