@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from rcptd.query import UNKNOWN, Query
-from rcptd.question import NOT_FOUND, Answer, Disabled, Found, Mailbox, Posting, Quota
+from rcptd.question import EXISTS, NOT_FOUND, Answer, Disabled, Found, Mailbox, Posting, Quota
 from rcptd.rules.disabled import disabled
 from rcptd.rules.moved import moved
 from rcptd.rules.posting import posting
@@ -185,6 +185,20 @@ def test_a_catch_all_comes_behind_the_mailbox_without_its_detail() -> None:
     asked = ["local user+x@example.org", "local user@example.org"]
     assert through(policy(VERIFY), query, caught, user) == [*asked, "550 5.2.1"]
     assert through(policy(VERIFY), query, caught, NOT_FOUND) == [*asked, "250 2.1.5"]
+
+
+def test_a_catch_all_leads_on_with_the_detail() -> None:
+    elsewhere = [Found(Mailbox(catch_all=True, targets=(f"{local}@example.net",))) for local in ("user+x", "user")]
+    said = through(policy(VERIFY), milter("user+x@example.org"), *elsewhere)
+    assert said == ["local user+x@example.org", "local user@example.org", "250 2.1.5"]
+    ends = policy(VERIFY + '[[rules]]\nwhen = { domain = "example.net" }\nverify = ["other"]\nsubaddress = "off"')
+    said = through(ends, milter("user+x@example.org"), *elsewhere, EXISTS)
+    assert said[2:] == ["other user+x@example.net", "250 2.1.5"]
+
+
+def test_a_spelling_that_is_no_address_is_a_fault_of_the_store() -> None:
+    kept = policy(VERIFY + 'subaddress = { detail = "must_exist", case = "kept" }')
+    assert through(kept, milter("user+x@example.org"), Found(Mailbox(spelling="@@")))[-1] == "451 4.4.3"
 
 
 @pytest.mark.parametrize(

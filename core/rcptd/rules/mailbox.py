@@ -7,7 +7,7 @@ store knows against the query. All three are generators: they yield `Lookup`s an
 
 from typing import assert_never
 
-from rcptd.address import Recipient, fold, parse
+from rcptd.address import NotAnAddress, Recipient, fold, parse
 from rcptd.case import Case, Steps
 from rcptd.policy import Subaddress, Walked
 from rcptd.question import EXISTS, NOT_FOUND, Answer, Found, Lookup, Mailbox, NotFound, Unavailable
@@ -69,9 +69,7 @@ def _ask(store: str, recipient: Recipient, subaddress: Subaddress | None) -> Ste
     if base is None or subaddress is None:
         return whole
     if subaddress.detail == "must_exist":
-        if subaddress.case == "kept" and _spelled_otherwise(whole, recipient, subaddress):
-            return NOT_FOUND
-        return whole
+        return _as_spelled(whole, recipient, subaddress) if subaddress.case == "kept" else whole
     match whole:
         case Unavailable():
             return whole
@@ -79,17 +77,24 @@ def _ask(store: str, recipient: Recipient, subaddress: Subaddress | None) -> Ste
             return whole
         case _:
             without = yield Lookup(store, base)
-            return whole if isinstance(without, NotFound) else without
+            if isinstance(without, NotFound):
+                return whole
+            if isinstance(without, Found) and without.mailbox.catch_all and isinstance(whole, Found):
+                return whole  # the same catch-all, but this answer leads on with the detail
+            return without
 
 
-def _spelled_otherwise(answer: Answer, recipient: Recipient, subaddress: Subaddress) -> bool:
-    """Say whether the store knows the detail in another case than it was asked in."""
+def _as_spelled(answer: Answer, recipient: Recipient, subaddress: Subaddress) -> Answer:
+    """Give the answer, or a no where the store knows the detail in another case than it was asked in."""
     if not isinstance(answer, Found) or answer.mailbox.catch_all:
-        return False
+        return answer
     spelling = answer.mailbox.spelling
-    known = parse(spelling) if spelling else Recipient(fold(recipient.local), recipient.domain)
+    try:
+        known = parse(spelling) if spelling else Recipient(fold(recipient.local), recipient.domain)
+    except NotAnAddress as error:
+        return Unavailable(f"a spelling is no address: {error}")
     # Not cut at the same place: a base may be longer in one spelling than in the other (a sharp s is "ss").
-    return _detail(known, subaddress) != _detail(recipient, subaddress)
+    return answer if _detail(known, subaddress) == _detail(recipient, subaddress) else NOT_FOUND
 
 
 def _detail(recipient: Recipient, subaddress: Subaddress) -> str:
