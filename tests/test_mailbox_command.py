@@ -204,6 +204,7 @@ def test_what_is_no_address_is_a_usage_fault_and_changes_nothing(run: Command, a
         (("quota", "a@b.example", "--messages", "1.5"), "whole number"),
         (("allow", "a@b.example", "--network", "192.0.2.1/24"), "host bits"),
         (("allow", "a@b.example", "--sender", "bob"), "no domain"),
+        (("allow", "a@b.example", "--sender", "*@b.example"), 'write "@b.example" for everybody there'),
     ],
 )
 def test_a_faulty_option_is_explained(run: Command, arguments: tuple[str, ...], said: str) -> None:

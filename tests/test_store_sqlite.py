@@ -189,6 +189,7 @@ def test_whatever_a_row_holds_it_is_a_mailbox_or_a_fault_that_names_the_column(r
         ("post_networks", "example.org"),
         ("post_networks", "192.0.2.1/24"),
         ("post_senders", "nobody"),
+        ("post_senders", "*@b.example"),
         ("post_senders", "\n".join(["a@b.example"] * 1001)),
         ("quota_bytes", -1),
         ("quota_bytes", "lots"),

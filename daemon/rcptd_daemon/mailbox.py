@@ -17,7 +17,7 @@ from rcptd import address, schema
 from rcptd.address import NotAnAddress
 from rcptd.question import Mailbox
 from rcptd.stores import entries
-from rcptd.stores.entries import NUMBER, Subject, public_text, subject, target
+from rcptd.stores.entries import NUMBER, Subject, public_text, sender, subject
 from rcptd.stores.sqlite_schema import network
 from rcptd_daemon import mailbox_database as database
 from rcptd_daemon import mailbox_formats as formats
@@ -136,7 +136,7 @@ def _add_posting(parser: argparse.ArgumentParser) -> None:
         "--network", type=_reader(network), action="append", metavar="CIDR", help="clients there may post"
     )
     parser.add_argument(
-        "--sender", type=_reader(target), action="append", metavar="A", help="user@domain or @domain may post"
+        "--sender", type=_reader(sender), action="append", metavar="A", help="user@domain or @domain may post"
     )
 
 

@@ -18,7 +18,7 @@ from rcptd import schema
 from rcptd.address import NotAnAddress
 from rcptd.question import Disabled, Mailbox, Posting, Quota
 from rcptd.stores import entries
-from rcptd.stores.entries import NUMBER, Subject, public_text, subject, target, words
+from rcptd.stores.entries import NUMBER, Subject, public_text, sender, subject, target, words
 from rcptd.stores.lines import Entry, Fault, bounded_lines, read_list, read_postfix
 from rcptd.stores.sqlite_schema import network
 
@@ -169,7 +169,7 @@ def posting(items: list[str]) -> Posting:
     authenticated = False
     for item in items:
         if "@" in item:
-            senders.append(target(item))
+            senders.append(sender(item))
         elif item.lower() == "authenticated":
             authenticated = True
         elif item.lower() != "nobody" or len(items) > 1:

@@ -92,6 +92,13 @@ def target(text: str, default_domain: str = "") -> str:
     return str(recipient if recipient.domain else recipient.with_domain(default_domain))
 
 
+def sender(text: str) -> str:
+    """Check who may post, `user@domain` or `@domain`, and give it; raises `NotAnAddress`."""
+    if text.startswith("*@"):
+        raise NotAnAddress(f'write "{text[1:80]}" for everybody there')
+    return target(text)
+
+
 def targets(texts: Iterable[str], of: Subject, default_domain: str = "") -> tuple[str, ...]:
     """Check the targets of an alias; gives none where the alias delivers to itself.
 

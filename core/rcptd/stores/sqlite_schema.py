@@ -17,7 +17,7 @@ from ipaddress import ip_network
 from typing import Any
 
 from rcptd.question import Disabled, Mailbox, Posting, Quota
-from rcptd.stores.entries import NUMBER, TARGETS, TEXT_OCTETS, WORD_OCTETS, target
+from rcptd.stores.entries import NUMBER, TARGETS, TEXT_OCTETS, WORD_OCTETS, sender, target
 
 APPLICATION_ID = 0x72637074  # "rcpt"
 VERSION = 1
@@ -101,7 +101,7 @@ def mailbox_of(row: Row, *, catch_all: bool = False) -> Mailbox:
         posting = Posting(
             bool(authenticated),
             _lines("post_networks", networks or "", ITEMS, network),
-            _lines("post_senders", senders or "", ITEMS, target),
+            _lines("post_senders", senders or "", ITEMS, sender),
         )
     quota = None
     if quota_bytes is not None or quota_messages is not None or used_bytes != 0 or used_messages != 0:
