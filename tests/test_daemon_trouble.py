@@ -183,6 +183,7 @@ def test_sighup_and_a_second_sigterm_while_it_drains_change_nothing() -> None:
             os.kill(daemon.pid, signal.SIGTERM)
             daemon.wait_for("stopping")
             os.kill(daemon.pid, signal.SIGHUP)
+            time.sleep(0.1)
             os.kill(daemon.pid, signal.SIGTERM)
             os.kill(daemon.pid, signal.SIGINT)
             time.sleep(0.2)
