@@ -9,6 +9,7 @@ from rcptd.query import Query
 from rcptd_socketmap import connection as module
 from rcptd_socketmap.connection import PIPELINE, Connection
 from rcptd_socketmap.maps import Maps
+from rcptd_socketmap.verdicts import Verdicts
 from tests.test_socketmap_server import StubDecision, StubDriver
 
 
@@ -59,7 +60,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def made() -> tuple[Connection, Recorder, StubDriver]:
     driver, transport = StubDriver(), Recorder()
-    connection = Connection(driver, Maps(), peer="a client", on_lost=lambda _: None)
+    connection = Connection(Verdicts(driver, Maps()), peer="a client", on_lost=lambda _: None)
     connection.connection_made(transport)
     return connection, transport, driver
 
@@ -192,7 +193,7 @@ def test_replies_to_a_client_that_is_gone_go_nowhere() -> None:
 
     async def main() -> None:
         transport = Recorder()
-        connection = Connection(Stubborn(), Maps(), peer="a client", on_lost=lambda _: None)
+        connection = Connection(Verdicts(Stubborn(), Maps()), peer="a client", on_lost=lambda _: None)
         connection.connection_made(transport)
         connection.data_received(b"6:m slow,4:m ok,")
         await turns()

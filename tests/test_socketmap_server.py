@@ -24,11 +24,12 @@ from rcptd.query import Query
 from rcptd.schema import Address
 from rcptd.verdict import Verdict
 from rcptd_socketmap import server as server_module
-from rcptd_socketmap.connection import PIPELINE, Decides
+from rcptd_socketmap.connection import PIPELINE
 from rcptd_socketmap.maps import maps
 from rcptd_socketmap.server import Server
 from rcptd_socketmap.settings import Settings
 from rcptd_socketmap.stdio import serve_stdio
+from rcptd_socketmap.verdicts import Decides, Verdicts
 from tests.rig.require import require_program
 
 PATIENCE = 20.0
@@ -89,6 +90,10 @@ def settings(
 ) -> Settings:
     named = maps(shapes or {"*": "key", "access": "access"})
     return Settings((), named, 0o660, None, None, max_connections=max_connections, idle=idle, stall=stall)
+
+
+def answering(driver: StubDriver) -> Verdicts:
+    return Verdicts(driver, settings().maps)
 
 
 class Client:
@@ -169,7 +174,7 @@ async def site(**changes: Any) -> AsyncIterator[Site]:
     with tempfile.TemporaryDirectory(prefix="rcptd-") as place:
         path = Path(place, "s")
         listening = sockets.listen([Address("unix", str(path)), Address("inet", "127.0.0.1", 0)])
-        server = Server(driver, chosen)
+        server = Server(Verdicts(driver, chosen.maps), chosen)
         server.start(listening)
         here = Site(server, driver, path, listening[1].socket.getsockname()[1])
         try:
@@ -606,7 +611,7 @@ def test_a_client_that_is_gone_before_it_is_accepted_costs_nothing(
         listener.setblocking(False)
         listener.faults = (OSError(errno.ECONNABORTED, "aborted"), OSError(errno.EPROTO, "protocol"))
         driver = StubDriver()
-        server = Server(driver, settings())
+        server = Server(answering(driver), settings())
         server.start([sockets.Listening(Address("inet6", "::1", 1), listener)])
         client = Client(*await asyncio.open_connection(*listener.getsockname()[:2]))
         client.ask("ok")
@@ -691,7 +696,7 @@ def test_one_connection_on_a_socket(run: Run) -> None:
         ours, theirs = socket.socketpair()
         driver = StubDriver()
         serving = asyncio.create_task(
-            serve_stdio(driver, settings(), stdin=theirs.fileno(), stdout=theirs.fileno())
+            serve_stdio(answering(driver), settings(), stdin=theirs.fileno(), stdout=theirs.fileno())
         )
         client = Client(*await asyncio.open_connection(sock=ours))
         client.ask("ok1", "slow1")
@@ -718,7 +723,7 @@ def test_a_client_that_went_before_we_began(run: Run) -> None:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.close()
             with theirs:
-                await serve_stdio(StubDriver(), settings(), stdin=theirs.fileno(), stdout=theirs.fileno())
+                await serve_stdio(answering(StubDriver()), settings(), stdin=theirs.fileno(), stdout=theirs.fileno())
 
     run(main())
 
@@ -727,7 +732,7 @@ def test_a_client_that_went_before_we_began(run: Run) -> None:
 async def on_pipes(driver: StubDriver, chosen: Settings) -> AsyncIterator[tuple[int, int, asyncio.Task[None]]]:
     stdin, to_server = os.pipe()
     from_server, stdout = os.pipe()
-    serving = asyncio.create_task(serve_stdio(driver, chosen, stdin=stdin, stdout=stdout))
+    serving = asyncio.create_task(serve_stdio(Verdicts(driver, chosen.maps), chosen, stdin=stdin, stdout=stdout))
     await asyncio.sleep(0.05)
     os.close(stdin)
     os.close(stdout)
@@ -832,7 +837,7 @@ def test_standard_input_from_a_file_is_a_fault(run: Run, tmp_path: Path) -> None
             (tmp_path / "file").open("w+") as file,
             pytest.raises(OSError, match="must be one socket, or two pipes"),
         ):
-            await serve_stdio(StubDriver(), settings(), stdin=file.fileno(), stdout=file.fileno())
+            await serve_stdio(answering(StubDriver()), settings(), stdin=file.fileno(), stdout=file.fileno())
 
     run(main())
 
@@ -845,13 +850,13 @@ from rcptd import sockets
 from rcptd.schema import Address
 from rcptd_socketmap.server import Server
 from rcptd_socketmap.stdio import serve_stdio
-from tests.test_socketmap_server import StubDriver, settings
+from tests.test_socketmap_server import StubDriver, answering, settings
 
 async def main():
     if sys.argv[1] == "stdio":
-        await serve_stdio(StubDriver(), settings())
+        await serve_stdio(answering(StubDriver()), settings())
     else:
-        server = Server(StubDriver(), settings())
+        server = Server(answering(StubDriver()), settings())
         server.start(sockets.listen([Address("fd", "map")], passed=sockets.inherited()))
         await asyncio.to_thread(sys.stdin.read)
         print(await server.drain(5))

@@ -34,6 +34,7 @@ from rcptd_milter.settings import Settings as MilterSettings
 from rcptd_socketmap.server import Server
 from rcptd_socketmap.settings import Settings as SocketmapSettings
 from rcptd_socketmap.stdio import serve_stdio
+from rcptd_socketmap.verdicts import Verdicts
 
 if TYPE_CHECKING:
     from rcptd_milter.libmilter import Listener
@@ -137,7 +138,7 @@ class Daemon:
             self._milter = _milter_listener(milter, self._driver, self._milter_ended)
             self._milter.open()
         if settings:
-            self._socketmap = Server(self._driver, settings)
+            self._socketmap = Server(Verdicts(self._driver, settings.maps), settings)
             self._socketmap.start(listening)
         if self._control:
             await self._control.start(self._control_at.socket)
@@ -178,7 +179,8 @@ class Daemon:
         running = {name: section for name, section in old.sections.items() if name in _LISTENERS}
         if self._socketmap and (wanted := cast(SocketmapSettings | None, new.sections.get("socketmap"))):
             running["socketmap"] = wanted.listening_as(running["socketmap"])
-            self._socketmap.reconfigure(running["socketmap"])
+            maps = running["socketmap"].maps
+            self._socketmap.reconfigure(Verdicts(self._driver, maps), running["socketmap"])
         for name in _LISTENERS:
             if running.get(name) != new.sections.get(name):
                 _log.warning("reload: the listener of [%s] has changed, which needs a restart", name)
@@ -318,7 +320,7 @@ async def _serve_stdio(configuration: Configuration) -> int:
     driver = Driver(open_world(configuration), decisions.on_verdict, decisions.on_shadow)
     driver.attach(asyncio.get_running_loop())
     try:
-        await serve_stdio(driver, settings)
+        await serve_stdio(Verdicts(driver, settings.maps), settings)
     except OSError as error:
         _log.critical("cannot serve: %s", error.strerror or error)
         return EX_OSERR

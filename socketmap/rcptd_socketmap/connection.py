@@ -1,12 +1,11 @@
-"""One socketmap connection: requests in, decisions, replies out in order.
+"""One socketmap connection: requests in, replies out in order.
 
-Theory of operation. What the wire brings becomes requests, and a decision is begun for each. Those on local
-stores are done where they began and are answered on the spot, all replies of one turn in one write. The
-others are finished by a task each, and every later reply waits its turn behind them, for replies go out in
-the order of the requests.
+Theory of operation. What the wire brings becomes requests, and a `Respondent` is asked about each. What it
+knows at once goes out on the spot, all replies of one turn in one write. The others are found out by a task
+each, and every later reply waits its turn behind them, for replies go out in the order of the requests.
 
 At most PIPELINE requests are taken in one turn of the loop, so that a client that pipelines thousands
-does not hold up the others, and at most as many wait for a decision. The connection is not read while there
+does not hold up the others, and at most as many wait for their reply. The connection is not read while there
 are more, nor while its client does not take its replies.
 
 Time limits are kept by `sweep`, called now and then, so that no question starts a timer.
@@ -18,67 +17,46 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, cast
 
 from rcptd.netstring import encode
-from rcptd.query import Query
-from rcptd.verdict import OUR_FAULT, Verdict
-from rcptd_socketmap.maps import Maps, Shape, render
+from rcptd.verdict import OUR_FAULT
 from rcptd_socketmap.protocol import OWN, Conversation, Dialect
 
 _log = logging.getLogger(__name__)
 
 PIPELINE = 32
-"""How many requests of one connection are taken in one turn, and how many may wait for their decision."""
+"""How many requests of one connection are taken in one turn, and how many may wait for their reply."""
+
+TROUBLE = encode(f"TEMP {OUR_FAULT.text}".encode("ascii"))
+"""The reply where a respondent broke its promise."""
 
 _monotonic = time.monotonic
 
 
-class Decision(Protocol):
-    """A decision under way; `verdict` counts once `done`, and None is no opinion."""
+class Respondent(Protocol):
+    """Who knows the replies; on the loop, shared by connections."""
 
-    @property
-    def done(self) -> bool:
-        """Say whether the decision has ended."""
+    def begin(self, name: str, key: bytes, peer: str, /) -> bytes | Coroutine[Any, Any, bytes]:
+        """Give the reply as it goes out, framed, or what finds it out; never waits, never raises.
+
+        The coroutine is awaited once, within a deadline of the respondent's own, or cancelled.
+        """
         ...
 
-    @property
-    def verdict(self) -> Verdict | None:
-        """Give what was decided."""
+    def broken(self, complaint: bytes, peer: str, /) -> None:
+        """Note that a client's request was none, what it is told, and that its connection is closed."""
         ...
-
-
-class Decides(Protocol):
-    """Who decides: what we need of `rcptd.drive.Driver`."""
-
-    def begin(self, query: Query, /) -> Decision:
-        """Begin a decision; on the loop, never waits, never raises."""
-        ...
-
-    async def finish(self, decision: Any, /) -> None:
-        """Take a decision that this driver began to its verdict, within the deadline; never raises."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    """What stands in for a decision whose driver broke its promise."""
-
-    done: bool = True
-    verdict: Verdict | None = OUR_FAULT
 
 
 class _Waiting:
-    """A request whose reply cannot go out yet."""
+    """A request whose reply cannot go out yet; the reply is empty until it is known."""
 
-    __slots__ = ("decision", "key", "shape")
+    __slots__ = ("reply",)
 
-    def __init__(self, shape: Shape, key: bytes, decision: Decision) -> None:
-        self.shape = shape
-        self.key = key
-        self.decision = decision
+    def __init__(self, reply: bytes = b"") -> None:
+        self.reply = reply
 
 
 class Connection(asyncio.Protocol):
@@ -86,18 +64,17 @@ class Connection(asyncio.Protocol):
 
     def __init__(
         self,
-        driver: Decides,
-        maps: Maps,
+        respondent: Respondent,
         *,
         peer: str,
         on_lost: Callable[["Connection"], None],
         dialect: Dialect = OWN,
     ) -> None:
         self.peer = peer
-        self._driver = driver
-        self._shape = maps.shape
+        self._respondent = respondent
         self._on_lost = on_lost
         self._conversation = Conversation(dialect)
+        self._answers_stalled = dialect.answers_stalled
         self._waiting: deque[_Waiting] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._transport: asyncio.Transport | None = None
@@ -139,7 +116,7 @@ class Connection(asyncio.Protocol):
         self._go_on()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        """End: nobody waits for these decisions any more."""
+        """End: nobody waits for these replies any more."""
         self._closing = self._closing or _monotonic()
         self._transport = None
         self._waiting.clear()
@@ -147,9 +124,9 @@ class Connection(asyncio.Protocol):
             task.cancel()
         self._on_lost(self)
 
-    def use(self, maps: Maps) -> None:
-        """Answer by other maps from the next request on."""
-        self._shape = maps.shape
+    def use(self, respondent: Respondent) -> None:
+        """Ask another respondent from the next request on."""
+        self._respondent = respondent
 
     def drain(self) -> None:
         """Close as soon as what was asked is answered."""
@@ -169,29 +146,35 @@ class Connection(asyncio.Protocol):
                 _log.info("%s: took no replies for %.0f s; connection cut", self.peer, now - since)
                 self.abort()
         elif self._waiting or self._more:
-            pass  # it is we who are slow, and the driver has a deadline
+            pass  # it is we who are slow, and the respondent has a deadline
         elif self._begun:
             if now - self._begun > stall:
                 _log.info("%s: no whole request in %.0f s; connection closed", self.peer, now - self._begun)
-                self._close()
+                if self._answers_stalled:
+                    self._conversation.end()
+                    self._go_on()
+                else:
+                    self._close()
         elif now - self._heard > idle:
             self._close()
 
     def _take(self, data: bytes) -> None:
-        """Take input, begin a decision for each request, and answer what can be answered."""
+        """Take input, ask about each request, and answer what can be answered."""
         waiting = self._waiting
+        begin = self._respondent.begin
+        peer = self.peer
         conversation = self._conversation
         most = max(1, PIPELINE - len(waiting))
         requests = conversation.receive(data, most)
         replies = []
         for name, key in requests:
-            recipient = key.decode("utf-8", "surrogateescape")
-            decision = self._driver.begin(Query(recipient, "socketmap", name, session=self.peer))
-            shape = self._shape(name)
-            if waiting or not decision.done:
-                self._wait(_Waiting(shape, key, decision))
+            reply = begin(name, key, peer)
+            if not isinstance(reply, bytes):
+                self._find_out(reply)
+            elif waiting:
+                waiting.append(_Waiting(reply))
             else:
-                replies.append(encode(render(shape, decision.verdict, key)))
+                replies.append(reply)
         self._write(replies)
         self._more = len(requests) == most
         if not conversation.partial:
@@ -200,25 +183,23 @@ class Connection(asyncio.Protocol):
             self._begun = self._heard
         self._go_on()
 
-    def _wait(self, entry: _Waiting) -> None:
+    def _find_out(self, reply: Coroutine[Any, Any, bytes]) -> None:
+        entry = _Waiting()
         self._waiting.append(entry)
-        if not entry.decision.done:
-            task = asyncio.get_running_loop().create_task(self._finish(entry))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        task = asyncio.get_running_loop().create_task(self._finish(entry, reply))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _finish(self, entry: _Waiting) -> None:
+    async def _finish(self, entry: _Waiting, reply: Coroutine[Any, Any, bytes]) -> None:
         try:
-            await self._driver.finish(entry.decision)
+            entry.reply = await reply or TROUBLE
         except Exception:
-            _log.exception("%s: a decision failed; deferred", self.peer)
-        if not entry.decision.done:
-            entry.decision = _Failed()
+            _log.exception("%s: a reply could not be found out; deferred", self.peer)
+            entry.reply = TROUBLE
         waiting = self._waiting
         replies = []
-        while waiting and waiting[0].decision.done:
-            first = waiting.popleft()
-            replies.append(encode(render(first.shape, first.decision.verdict, first.key)))
+        while waiting and waiting[0].reply:
+            replies.append(waiting.popleft().reply)
         self._write(replies)
         self._go_on()
 
@@ -235,7 +216,7 @@ class Connection(asyncio.Protocol):
         complaint = self._conversation.complaint
         if not self._waiting and not self._more:
             if complaint is not None:
-                _log.info("%s: %s; connection closed", self.peer, complaint.decode("ascii", "replace"))
+                self._respondent.broken(complaint, self.peer)
                 self._write([encode(complaint)])
                 self._close()
                 return

@@ -43,11 +43,11 @@ EVERY_OTHER = "*"
 class Maps:
     """The shapes of all maps by name; immutable. A name that is not there has the shape of `*`."""
 
-    __slots__ = ("_other", "named")
+    __slots__ = ("named", "other")
 
     def __init__(self, named: Mapping[str, Shape] = MappingProxyType({})) -> None:
         self.named = dict(named)
-        self._other = self.named.get(EVERY_OTHER, Shape.KEY)
+        self.other = self.named.get(EVERY_OTHER, Shape.KEY)
 
     def __repr__(self) -> str:
         return f"Maps({self.named!r})"
@@ -61,7 +61,7 @@ class Maps:
 
     def shape(self, name: str) -> Shape:
         """Say what the replies of a map look like."""
-        return self.named.get(name, self._other)
+        return self.named.get(name, self.other)
 
 
 _NAME = re.compile(rf"[!-~]{{1,{NAME_OCTETS}}}")

@@ -7,7 +7,7 @@ reply, after the replies to what came before it, and the connection is to be clo
 frame nobody can tell where the next one begins. (To Postfix a PERM is 451 4.3.5, never a refusal.)
 
 A `Dialect` says how strict to be and in which words to complain. Ours is strict; Cyrus' smmapd takes leading
-zeros and a request without a map name, and its words are known to people's rulesets.
+zeros, a request without a map name and one with a NUL in it, and its words are known to people's rulesets.
 """
 
 from collections.abc import Callable
@@ -47,6 +47,12 @@ class Dialect:
     nameless: bool
     """whether a request may leave its map name empty"""
     complaint: Callable[[Fault], bytes]
+    name_octets: int = NAME_OCTETS
+    """how long a map name may be"""
+    nul_ends: bool = False
+    """whether a request ends at its first NUL, as a string of C does"""
+    answers_stalled: bool = False
+    """whether half a request is complained about, too, where its time is over"""
 
 
 def _own_complaint(fault: Fault) -> bytes:
@@ -62,12 +68,13 @@ class Conversation:
     After a fault `complaint` is the body of the last reply, and nothing is taken any more.
     """
 
-    __slots__ = ("_decoder", "_dialect", "complaint")
+    __slots__ = ("_decoder", "_dialect", "_nul_ends", "complaint")
 
     def __init__(self, dialect: Dialect = OWN) -> None:
         self.complaint: bytes | None = None
         self._dialect = dialect
-        self._decoder = Decoder(NAME_OCTETS + 1 + KEY_OCTETS, leading_zeros=dialect.leading_zeros)
+        self._nul_ends = dialect.nul_ends
+        self._decoder = Decoder(dialect.name_octets + 1 + KEY_OCTETS, leading_zeros=dialect.leading_zeros)
 
     @property
     def partial(self) -> bool:
@@ -83,16 +90,17 @@ class Conversation:
         if self.complaint is not None:
             return requests
         for body in self._decoder.feed(data, most):
+            if self._nul_ends and b"\0" in body:
+                body = body.partition(b"\0")[0]  # noqa: PLW2901 - what remains of it
             name, space, key = body.partition(b" ")
             fault: Fault
             if not space:
                 fault = MissingKey()
             elif not name and not self._dialect.nameless:
                 fault = MissingName()
-            elif len(key) > KEY_OCTETS or len(name) > NAME_OCTETS:
+            elif len(key) > KEY_OCTETS or len(name) > self._dialect.name_octets:
                 fault = TooLong()
             else:
-                # Bytes that are no UTF-8 become surrogates, which the judge of addresses refuses.
                 requests.append(Request(name.decode("utf-8", "surrogateescape"), key))
                 continue
             self.complaint = self._dialect.complaint(fault)

@@ -8,6 +8,8 @@ silence. One line is logged when the cap is reached and one when that has eased.
 One periodic sweep asks each connection whether a limit has passed. Thousands of them cost a millisecond.
 
 The listeners ought to be deep and never stop: Sendmail bounds its reading but not its connecting (measured).
+
+A `Gate` stands before them where a process shares its listener with others, or is to end after so many.
 """
 
 import asyncio
@@ -18,12 +20,11 @@ import socket
 import struct
 import time
 from collections.abc import Sequence
-from typing import cast
+from typing import Protocol, cast
 
 from rcptd.sockets import Listening, allow_descriptors
-from rcptd_socketmap.connection import Connection, Decides
+from rcptd_socketmap.connection import Connection, Respondent
 from rcptd_socketmap.protocol import OWN, Dialect
-from rcptd_socketmap.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -46,13 +47,54 @@ _TRANSIENT = {errno.ECONNABORTED, errno.EINTR, errno.EPROTO}  # accept(2): of th
 _PEER_CREDENTIALS = struct.Struct("3i")  # unix(7), struct ucred: pid, uid, gid
 
 
+class Limits(Protocol):
+    """What a server needs of its settings: see there."""
+
+    @property
+    def max_connections(self) -> int:
+        """How many connections may be open."""
+        ...
+
+    @property
+    def idle(self) -> float:
+        """How long a connection may be silent between requests, in seconds."""
+        ...
+
+    @property
+    def stall(self) -> float:
+        """How long a client may take to send one request, or to take its replies, in seconds."""
+        ...
+
+
+class Gate:
+    """Who may come in, and under which name: everybody; on the loop, never waits, never raises."""
+
+    def open(self) -> bool:
+        """Say whether the next client may be accepted; asked before each."""
+        return True
+
+    def admit(self, accepted: socket.socket, address: object) -> str | None:
+        """Take note of a client and name it for the log, or give None to turn it away."""
+        return peer_name(accepted, address)
+
+    def protocol(self, connection: Connection) -> asyncio.Protocol:
+        """Give what stands between the client and its connection: nothing."""
+        return connection
+
+    def left(self, remaining: int) -> None:
+        """Take note of the end of an admitted client, and of how many remain."""
+
+
 class Server:
     """The listeners and their connections, on the loop."""
 
-    def __init__(self, driver: Decides, settings: Settings, *, dialect: Dialect = OWN) -> None:
-        self._driver = driver
-        self._settings = settings
+    def __init__(
+        self, respondent: Respondent, limits: Limits, *, dialect: Dialect = OWN, gate: Gate | None = None
+    ) -> None:
+        self._respondent = respondent
+        self._limits = limits
         self._dialect = dialect
+        self._gate = gate or Gate()
         self._listening: list[Listening] = []
         self._connections: set[Connection] = set()
         self._adopting: set[asyncio.Task[None]] = set()
@@ -68,11 +110,11 @@ class Server:
 
     def start(self, listening: Sequence[Listening]) -> None:
         """Accept at these sockets, which are ours from now on."""
-        wanted = self._settings.max_connections + OTHER_DESCRIPTORS
+        wanted = self._limits.max_connections + OTHER_DESCRIPTORS
         if (limit := allow_descriptors(wanted)) < wanted:
             _log.warning(
                 "%d open descriptors are allowed, too few for max_connections = %d; raise LimitNOFILE= or ulimit -n",
-                limit, self._settings.max_connections,
+                limit, self._limits.max_connections,
             )  # fmt: skip
         for each in listening:
             self._listening.append(each)
@@ -80,22 +122,19 @@ class Server:
             _log.info("listening at %s", each.address)
         self._sweep()
 
-    def reconfigure(self, settings: Settings) -> None:
+    def reconfigure(self, respondent: Respondent, limits: Limits) -> None:
         """Put other maps and limits in force, for open connections too; the listeners stay as they are."""
-        self._settings = settings
+        self._respondent = respondent
+        self._limits = limits
         for connection in self._connections:
-            connection.use(settings.maps)
+            connection.use(respondent)
 
     async def drain(self, patience: float) -> int:
         """Stop accepting, close what is idle, answer what was asked; gives how many were cut after all.
 
         `patience` is in seconds. Afterwards nothing of this server is open.
         """
-        loop = asyncio.get_running_loop()
-        for each in self._listening:
-            loop.remove_reader(each.socket.fileno())
-            each.close()
-        self._listening.clear()
+        self.stop_accepting()
         for connection in tuple(self._connections):
             connection.drain()
         if self._connections:
@@ -116,12 +155,24 @@ class Server:
             await asyncio.sleep(0)  # the loop tells them in its next turn
         return cut
 
+    def stop_accepting(self) -> None:
+        """Close the listeners; what is open goes on."""
+        loop = asyncio.get_running_loop()
+        for each in self._listening:
+            if timer := self._timers.pop(each, None):
+                timer.cancel()
+            loop.remove_reader(each.socket.fileno())
+            each.close()
+        self._listening.clear()
+
     def _accept_at(self, listening: Listening) -> None:
         self._timers.pop(listening, None)
         asyncio.get_running_loop().add_reader(listening.socket.fileno(), self._accept, listening)
 
     def _accept(self, listening: Listening) -> None:
         for _ in range(ACCEPTS):
+            if not self._gate.open():
+                return
             try:
                 accepted, address = listening.socket.accept()
             except BlockingIOError:
@@ -131,11 +182,13 @@ class Server:
                     continue
                 self._rest(listening, error)
                 return
-            if len(self._connections) >= self._settings.max_connections:
+            if len(self._connections) >= self._limits.max_connections:
                 accepted.close()
                 self._turn_away()
+            elif (peer := self._gate.admit(accepted, address)) is None:
+                accepted.close()
             else:
-                self._admit(accepted, peer_name(accepted, address))
+                self._admit(accepted, peer)
 
     def _rest(self, listening: Listening, error: OSError) -> None:
         loop = asyncio.get_running_loop()
@@ -153,21 +206,20 @@ class Server:
         if self._turned_away == 1:
             _log.warning(
                 "%d connections are open, which is max_connections; further ones are closed at once",
-                self._settings.max_connections,
+                self._limits.max_connections,
             )
 
     def _admit(self, accepted: socket.socket, peer: str) -> None:
-        connection = Connection(
-            self._driver, self._settings.maps, peer=peer, on_lost=self._forget, dialect=self._dialect
-        )
+        connection = Connection(self._respondent, peer=peer, on_lost=self._forget, dialect=self._dialect)
         self._connections.add(connection)
         task = asyncio.get_running_loop().create_task(self._adopt(accepted, connection))
         self._adopting.add(task)
         task.add_done_callback(self._adopting.discard)
 
     async def _adopt(self, accepted: socket.socket, connection: Connection) -> None:
+        loop, protocol = asyncio.get_running_loop(), self._gate.protocol(connection)
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, accepted)
+            await loop.connect_accepted_socket(lambda: protocol, accepted)
         except (OSError, asyncio.CancelledError) as error:
             accepted.close()
             self._forget(connection)
@@ -177,7 +229,8 @@ class Server:
         self._connections.discard(connection)
         if not self._connections:
             self._emptied.set()
-        if self._turned_away and len(self._connections) <= EASED * self._settings.max_connections:
+        self._gate.left(len(self._connections))
+        if self._turned_away and len(self._connections) <= EASED * self._limits.max_connections:
             _log.warning(
                 "%d connections are open, fewer than max_connections again; %d were turned away",
                 len(self._connections), self._turned_away,
@@ -185,16 +238,16 @@ class Server:
             self._turned_away = 0
 
     def _sweep(self) -> None:
-        now, settings = time.monotonic(), self._settings
-        period = sweep_period(settings)
+        now, limits = time.monotonic(), self._limits
+        period = sweep_period(limits)
         self._timers["sweep"] = asyncio.get_running_loop().call_later(period, self._sweep)
         for connection in tuple(self._connections):
-            connection.sweep(now, idle=settings.idle, stall=settings.stall)
+            connection.sweep(now, idle=limits.idle, stall=limits.stall)
 
 
-def sweep_period(settings: Settings) -> float:
+def sweep_period(limits: Limits) -> float:
     """Choose how often to look for passed limits, in seconds: they are kept to a quarter, or to 5 s."""
-    return min(5.0, settings.stall / 4, settings.idle / 4)
+    return min(5.0, limits.stall / 4, limits.idle / 4)
 
 
 def peer_name(connected: socket.socket, address: object) -> str:

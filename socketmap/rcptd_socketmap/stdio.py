@@ -12,18 +12,27 @@ import stat
 import time
 from typing import cast
 
-from rcptd_socketmap.connection import Connection, Decides
+from rcptd_socketmap.connection import Connection, Respondent
 from rcptd_socketmap.protocol import OWN, Dialect
-from rcptd_socketmap.server import peer_name, sweep_period
-from rcptd_socketmap.settings import Settings
+from rcptd_socketmap.server import Gate, Limits, sweep_period
+
+STANDARD_INPUT = "standard input"
+"""The name of a client that has none."""
 
 
 async def serve_stdio(
-    driver: Decides, settings: Settings, *, dialect: Dialect = OWN, stdin: int = 0, stdout: int = 1
+    respondent: Respondent,
+    limits: Limits,
+    *,
+    dialect: Dialect = OWN,
+    gate: Gate | None = None,
+    stdin: int = 0,
+    stdout: int = 1,
 ) -> None:
     """Serve the one connection that we were started for, and return at its end.
 
-    Cancelling cuts it. Raises `OSError` where the descriptors are neither a socket nor pipes.
+    The gate names the client, and may turn it away. Cancelling cuts it. Raises `OSError` where the descriptors
+    are neither a socket nor pipes.
     """
     loop = asyncio.get_running_loop()
     lost: asyncio.Future[None] = loop.create_future()
@@ -35,18 +44,22 @@ async def serve_stdio(
         if not lost.done():
             lost.set_result(None)
 
-    peer = _peer_at(connected) if connected else "standard input"
-    connection = Connection(driver, settings.maps, peer=peer, on_lost=end, dialect=dialect)
+    gate = gate or Gate()
+    peer = _peer_at(connected, gate) if connected else STANDARD_INPUT
+    connection = Connection(respondent, peer=peer or "", on_lost=end, dialect=dialect)
+    protocol = gate.protocol(connection)
     reading: asyncio.BaseTransport | None = None
     try:
         if connected:
+            if peer is None:
+                return
             connected.setblocking(False)
-            await loop.connect_accepted_socket(lambda: connection, connected)
+            await loop.connect_accepted_socket(lambda: protocol, connected)
         else:
-            reading = await _connect_pipes(connection, stdin, stdout)
+            reading = await _connect_pipes(protocol, stdin, stdout)
         while not lost.done():
-            await asyncio.wait([lost], timeout=sweep_period(settings))
-            connection.sweep(time.monotonic(), idle=settings.idle, stall=settings.stall)
+            await asyncio.wait([lost], timeout=sweep_period(limits))
+            connection.sweep(time.monotonic(), idle=limits.idle, stall=limits.stall)
     finally:
         connection.abort()
         if reading:
@@ -57,17 +70,17 @@ async def serve_stdio(
                 same.shutdown(socket.SHUT_RDWR)
 
 
-def _peer_at(connected: socket.socket) -> str:
+def _peer_at(connected: socket.socket, gate: Gate) -> str | None:
     try:
-        return peer_name(connected, connected.getpeername())
+        return gate.admit(connected, connected.getpeername())
     except OSError:
-        return "standard input"  # it has gone already
+        return STANDARD_INPUT  # it has gone already
 
 
 class _Output(asyncio.BaseProtocol):
     """Tells a connection how its output fares."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: asyncio.Protocol) -> None:
         self._connection = connection
 
     def pause_writing(self) -> None:
@@ -83,7 +96,7 @@ class _Output(asyncio.BaseProtocol):
 class _Input(asyncio.Protocol):
     """Hands what comes in to a connection that answers elsewhere."""
 
-    def __init__(self, connection: Connection, output: asyncio.WriteTransport) -> None:
+    def __init__(self, connection: asyncio.Protocol, output: asyncio.WriteTransport) -> None:
         self._connection = connection
         self._output = output
 
@@ -126,7 +139,7 @@ class _Pipes(asyncio.Transport):
         self._writing.abort()
 
 
-async def _connect_pipes(connection: Connection, stdin: int, stdout: int) -> asyncio.BaseTransport:
+async def _connect_pipes(connection: asyncio.Protocol, stdin: int, stdout: int) -> asyncio.BaseTransport:
     for descriptor in (stdin, stdout):
         kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
         if kind not in (stat.S_IFIFO, stat.S_IFSOCK):  # asyncio would raise, uvloop would abort the process
