@@ -2,6 +2,7 @@
 
 import pytest
 
+from rcptd.address import parse
 from rcptd.question import EXISTS, NOT_FOUND, Answer, Busy, Disabled, Found, Mailbox, Posting, Quota, Unavailable
 from rcptd.trace import Asked, Trace, describe, facts_of
 
@@ -60,7 +61,7 @@ def test_remarks_are_kept_where_somebody_asked_and_answers_always() -> None:
     for verbose in (False, True):
         trace = Trace(verbose=verbose)
         assert trace.last_asked is None
-        asked = Asked("local", "a@b", EXISTS, 0.001)
+        asked = Asked("local", parse("a@b"), EXISTS, 0.001)
         trace.entries.append(asked)
         trace.note("a rule", "does not match")
         assert trace.last_asked is asked

@@ -175,7 +175,7 @@ def advance(
             return question
         began = _monotonic()
         said = lookup(question.recipient)
-        trace.entries.append(Asked(question.store, question.recipient.key, said, _monotonic() - began))
+        trace.entries.append(Asked(question.store, question.recipient, said, _monotonic() - began))
         if isinstance(said, Busy):
             return question
         answer = said
@@ -334,7 +334,7 @@ class Driver:
         strays = self._strays.setdefault(name, set())
         if len(strays) >= MOST_STRAYS:
             said = Unavailable("has questions that do not end when they are cancelled")
-            trace.entries.append(Asked(name, question.recipient.key, said, 0.0))
+            trace.entries.append(Asked(name, question.recipient, said, 0.0))
             return said
         asking = asyncio.get_running_loop().create_task(_ask_patiently(world, question))
         try:
@@ -351,7 +351,7 @@ class Driver:
                 strays.add(asking)
                 asking.add_done_callback(strays.discard)
             asking.add_done_callback(_look_at)
-            trace.entries.append(Asked(name, question.recipient.key, said, _monotonic() - began))
+            trace.entries.append(Asked(name, question.recipient, said, _monotonic() - began))
         return said
 
     def _shadow_later(self, decision: Decision) -> None:

@@ -147,3 +147,12 @@ class Service(Protocol):
 
 
 Store = Table | Service
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A store that can tell how it comes to an answer, for `check --explain`; never asked on the way to a verdict."""
+
+    def explain(self, recipient: Recipient) -> list[str]:
+        """Tell the steps that lead to the answer, for a person to read; must not wait or raise."""
+        ...

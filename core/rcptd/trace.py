@@ -8,14 +8,15 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from rcptd.address import Recipient
 from rcptd.question import Answer, Busy, Found, Mailbox, Unavailable
 
 
 class Asked(NamedTuple):
-    """A store was asked about a canonical address and answered, `seconds` later."""
+    """A store was asked about a recipient and answered, `seconds` later."""
 
     store: str
-    key: str
+    recipient: Recipient
     answer: Answer | Busy
     seconds: float
 

@@ -12,6 +12,7 @@ from typing import Any
 from rcptd.config import Configuration
 from rcptd.drive import Decision, Driver
 from rcptd.query import UNKNOWN, Query, Unknown
+from rcptd.question import Explains
 from rcptd.trace import Asked, Mask, describe
 from rcptd.verdict import Verdict
 from rcptd_milter.replies import Status
@@ -112,18 +113,26 @@ class Checker:
         entries: list[dict[str, Any]] = []
         for entry in decision.trace.entries:
             if isinstance(entry, Asked):
-                entries.append(
-                    {
-                        "store": entry.store,
-                        "asked": self._mask(entry.key),
-                        "answer": describe(entry.answer, self._mask),
-                        "ms": round(entry.seconds * 1000, 3),
-                    }
-                )
+                found = {
+                    "store": entry.store,
+                    "asked": self._mask(entry.recipient.key),
+                    "answer": describe(entry.answer, self._mask),
+                    "ms": round(entry.seconds * 1000, 3),
+                }
+                if steps := self._steps(decision, entry):
+                    found["steps"] = steps
+                entries.append(found)
             else:
                 words = f"{entry.what} {self._mask(entry.address)}" if entry.address else entry.what
                 entries.append({"rule": entry.rule, "note": words})
         return entries
+
+    def _steps(self, decision: Decision, asked: Asked) -> list[str]:
+        """Have a store tell how it came to its answer, unless that would show what the log hides."""
+        store = decision.world.stores.get(asked.store)
+        if not isinstance(store, Explains) or self._mask("local@domain") != "local@domain":
+            return []
+        return store.explain(asked.recipient)
 
 
 def _action(verdict: Verdict | None) -> str:

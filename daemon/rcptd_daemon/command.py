@@ -275,6 +275,8 @@ def _show(result: dict[str, Any]) -> None:
         for entry in entries:
             if "store" in entry:
                 print(f"        store {entry['store']}: {entry['asked']} is {entry['answer']}, {entry['ms']} ms")
+                for step in entry.get("steps", ()):
+                    print(f"            {step}")
             else:
                 print(f"        {entry['rule']}: {entry['note']}")
         if not entries:
