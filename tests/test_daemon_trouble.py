@@ -193,6 +193,22 @@ def test_sighup_and_a_second_sigterm_while_it_drains_change_nothing() -> None:
         assert "reload" not in daemon.log()
 
 
+@pytest.mark.parametrize("milter", ["inet", "unix"])
+def test_a_second_start_takes_nothing_from_the_first(milter: str) -> None:
+    """Somebody starts it by hand beside the service: it ends, and the service is still where it was."""
+    port = '"inet:127.0.0.1:{map_port}", '
+    if milter == "unix":
+        head = HEAD.replace('"inet:127.0.0.1:{milter_port}"', '"unix:{folder}/milter.sock"')
+    else:
+        head = HEAD.replace(port, "")
+    with sheltered("second") as folder, Daemon(folder, head + RULES) as daemon:
+        names = {path: path.stat().st_ino for path in folder.glob("*.sock")}
+        assert len(names) == 2 + (milter == "unix")
+        assert rcptd("serve", "-c", str(daemon.file))[0] == 71
+        assert {path: path.stat().st_ino for path in folder.glob("*.sock")} == names
+        assert daemon.check("user@example.org")[0] == 0
+
+
 def test_without_a_socket_or_pipes_stdio_says_so(tmp_path: Path) -> None:
     file = tmp_path / "rcptd.toml"
     file.write_text('[socketmap]\nlisten = "inet:127.0.0.1:1"\n' + RULES)
