@@ -1,0 +1,65 @@
+"""Cyrus' databases, read only and beside live writers: keys to values, whatever the backend.
+
+`open_database` never fails for what the world may do to a file; troubles come with the questions, as one of
+the classes in `errors`. No question waits, no file is written or made, and a backend's code is imported when
+a configuration names it.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from rcptd.stores.cyrus.databases.errors import Absent, Damaged, Held, Trouble, Unreadable
+
+__all__ = ["Absent", "Damaged", "Database", "Description", "Held", "Trouble", "Unreadable", "open_database"]
+
+LOCKED = ("twoskip", "skiplist", "twom")
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What an operator wants to know of a database: `octets` and `records` are None where they cannot be told."""
+
+    path: Path
+    kind: str
+    octets: int | None
+    records: int | None
+    faults: list[str] = field(default_factory=list)
+
+
+class Database(Protocol):
+    """A database, whatever its backend; any thread may call, and no call but `describe` waits."""
+
+    @property
+    def kind(self) -> str:
+        """The backend in use: what the file is, once it was opened, else what was configured."""
+        ...
+
+    def fetch(self, key: bytes) -> bytes | None:
+        """Give the value of a key, None if there surely is none; raises `Trouble`."""
+        ...
+
+    def begins(self, prefix: bytes) -> bool:
+        """Say whether any key begins with the prefix; raises `Trouble`."""
+        ...
+
+    def exists(self, key: bytes) -> bool:
+        """Say whether the key is there, without its value; raises `Trouble`."""
+        ...
+
+    def describe(self) -> Description:
+        """Go through all of the database and say what is there and what is wrong; may take seconds."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and connections, after the last question."""
+        ...
+
+
+def open_database(kind: str, path: Path, *, what: str) -> Database:
+    """Open a database of the configured kind; `what` names its job, for messages. Troubles come with the questions."""
+    if kind in LOCKED:
+        from rcptd.stores.cyrus.databases.locked import LockedDatabase  # noqa: PLC0415 - a start counts
+
+        return LockedDatabase(kind, path)
+    raise ValueError(f"{what}: there is no database backend {kind}")
