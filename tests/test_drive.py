@@ -12,11 +12,12 @@ import pytest
 
 from rcptd import drive
 from rcptd.address import Recipient
-from rcptd.drive import GRACE, MOST_SHADOWS, MOST_STRAYS, Decision, Driver, World
+from rcptd.drive import GRACE, MOST_SHADOWS, MOST_STRAYS, Decision, Driver
 from rcptd.question import EXISTS, NOT_FOUND, Answer, Busy, Store, Unavailable
 from rcptd.stores.memory import Memory
 from rcptd.trace import Asked
 from rcptd.verdict import OUR_FAULT, Action, Verdict
+from rcptd.world import World
 from tests.policies import OURS, milter, policy, reply
 
 RULES = '[[rules]]\nname = "r"\n' + OURS + 'verify = ["local"]\n'
@@ -587,7 +588,7 @@ def test_a_store_outlives_the_longest_deadline_of_the_worlds_that_had_it(monkeyp
 def test_one_store_that_does_not_close_keeps_no_other_open(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(drive, "CLOSING", 0.05)
+    monkeypatch.setattr("rcptd.world.CLOSING", 0.05)
 
     class Stuck(Slow):
         async def aclose(self) -> None:

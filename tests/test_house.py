@@ -87,8 +87,9 @@ def may_import(module: str) -> set[str]:
         "rcptd.policy": WORDS | {"rcptd.when"},
         "rcptd.case": DECIDING - {"rcptd.rules"},
         "rcptd.engine": DECIDING,
-        "rcptd.drive": DECIDING - {"rcptd.rules"} | {"rcptd.engine"},
-        "rcptd.config": DECIDING - {"rcptd.rules"} | {"rcptd.drive", "rcptd.lines", "rcptd.stores"},
+        "rcptd.world": {"rcptd.address", "rcptd.policy", "rcptd.question"},
+        "rcptd.drive": DECIDING - {"rcptd.rules"} | {"rcptd.engine", "rcptd.world"},
+        "rcptd.config": DECIDING - {"rcptd.rules"} | {"rcptd.world", "rcptd.lines", "rcptd.stores"},
     }[module]  # a new module of the core has to find its place here
 
 

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from rcptd import schema
-from rcptd.drive import Decision, Driver, World
+from rcptd.drive import Decision, Driver
 from rcptd.query import Query
 from rcptd.question import Mailbox
 from rcptd.stores.memory import Memory
 from rcptd.verdict import OUR_FAULT
+from rcptd.world import World
 from rcptd_daemon import logs
 from tests.policies import policy
 

@@ -9,7 +9,7 @@ from typing import assert_never, assert_type
 from rcptd import schema
 from rcptd.address import NotAnAddress, Recipient, parse
 from rcptd.case import Case, Steps
-from rcptd.drive import Decision, Driver, World
+from rcptd.drive import Decision, Driver
 from rcptd.engine import decide, open_case
 from rcptd.policy import Policy
 from rcptd.query import UNKNOWN, Query
@@ -32,6 +32,7 @@ from rcptd.schema import option
 from rcptd.stores import StoreType, memory
 from rcptd.trace import Trace
 from rcptd.verdict import NO_SUCH_MAILBOX, Action, Cause, Verdict, from_reply, safe_text
+from rcptd.world import World
 
 # A store of another package: its module has Settings and open_store, as this one.
 

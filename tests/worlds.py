@@ -5,10 +5,10 @@ from typing import Any
 
 from rcptd import schema
 from rcptd.config import Daemon
-from rcptd.drive import World as Running
 from rcptd.policy import Policy, read_rules
 from rcptd.question import Unavailable
 from rcptd.stores.memory import Memory
+from rcptd.world import World as Running
 from tests.harness.world import World
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from rcptd import address, schema, stores
-from rcptd.drive import World
 from rcptd.lines import Lines
 from rcptd.policy import Policy, Rule, read_rules
 from rcptd.question import Service, Store, Table
 from rcptd.schema import option
+from rcptd.world import World
 
 MOST_OCTETS = 4 << 20
 """How large a configuration file may be; a million domains belong into a store."""

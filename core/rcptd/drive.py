@@ -24,19 +24,19 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from itertools import count
 
 from rcptd import engine
 from rcptd.address import Recipient
 from rcptd.case import Case, Steps
-from rcptd.policy import Policy, Walked
+from rcptd.policy import Walked
 from rcptd.query import Query
-from rcptd.question import Answer, Busy, Lookup, Store, Table, Unavailable
+from rcptd.question import Answer, Busy, Lookup, Table, Unavailable
 from rcptd.trace import Asked, Trace
 from rcptd.verdict import OUR_FAULT, UNKNOWN, Action, Verdict, safe_text
+from rcptd.world import CLOSING, World, end_within
 
 _log = logging.getLogger("rcptd.drive")
 
@@ -52,54 +52,12 @@ MOST_SHADOWS = 256
 MOST_STRAYS = 256
 """How many questions to one store may go on although they were cancelled; beyond, it is asked no more."""
 
-CLOSING = 5.0
-"""How long, in seconds, a world's stores may take to close."""
-
 _monotonic = time.monotonic
 _numbers = count(1)
 # Unlike for another process or the next start, so that a reference leads to one line of one log.
 _START = os.urandom(2).hex()
 _STOPPING = OUR_FAULT.said_by("stopping")
 _ABANDONED = OUR_FAULT.said_by("abandoned")
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """A policy with the stores that its rules name; swapped whole by a reload."""
-
-    policy: Policy
-    stores: Mapping[str, Store]
-    deadline: float = 6.0
-    """Seconds in which every question is answered."""
-    reference_in_reply: bool = False
-    tables: Mapping[str, Callable[[Recipient], Answer | Busy]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        tables = {name: store.lookup for name, store in self.stores.items() if isinstance(store, Table)}
-        object.__setattr__(self, "tables", tables)
-
-    async def aclose(self) -> None:
-        """Close the stores, each whatever the others do; ends within `CLOSING`, never raises."""
-        loop = asyncio.get_running_loop()
-        await _end_within(CLOSING, [loop.create_task(_close(*named)) for named in self.stores.items()])
-
-
-async def _close(name: str, store: Store) -> None:
-    try:
-        if isinstance(store, Table):
-            store.close()
-        else:
-            await store.aclose()
-    except Exception:
-        _log.exception("store %r failed to close", name)
-
-
-async def _end_within(seconds: float, tasks: Collection[asyncio.Task[None]]) -> None:
-    if tasks:
-        _, late = await asyncio.wait(tasks, timeout=seconds)
-        for task in late:
-            task.cancel()
-            _log.error("not closed within %g s: %r", seconds, task)
 
 
 class _Late(Exception):
@@ -296,7 +254,7 @@ class Driver:
         ending = (*self._shadows, *self._closing)
         for task in ending:
             task.cancel()
-        await _end_within(CLOSING + GRACE, ending)
+        await end_within(CLOSING + GRACE, ending)
         await self.world.aclose()
 
     def _advance(self, decision: Decision, answer: Answer | None) -> None:
