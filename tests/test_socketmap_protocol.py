@@ -4,7 +4,6 @@ import pytest
 
 from rcptd.netstring import Fault, encode
 from rcptd_socketmap.protocol import Conversation, Dialect, Request
-from tests.fuzz import netstring as fuzz
 
 MANY = 1000
 
@@ -99,7 +98,3 @@ def test_partial_tells_of_half_a_request() -> None:
     assert conversation.partial
     conversation.receive(b" a,", MANY)
     assert not conversation.partial
-
-
-def test_a_short_run_of_the_fuzzer() -> None:
-    fuzz.run(3000, seed=2821)

@@ -1,4 +1,4 @@
-"""Fuzz the reading of addresses: `tools/fuzz`, or `python -m tests.fuzz.address [INPUTS [SEED]]`.
+"""Fuzz the reading of addresses: `tools/fuzz SECONDS address`.
 
 Invariants, for any text:
 - it is an address or `NotAnAddress`, and nothing else comes out;
@@ -10,8 +10,6 @@ Invariants, for any text:
 
 import random
 import string
-import sys
-import time
 
 from rcptd.address import DOMAIN_OCTETS, NotAnAddress, Recipient, domain, parse
 
@@ -63,17 +61,3 @@ def one(source: random.Random) -> None:
     assert not name or domain(name) == name, ascii(text)
     assert all(character >= " " and character != "\x7f" for character in shown + recipient.key), ascii(text)
     recipient.key.encode()
-
-
-def run(inputs: int, seed: int) -> None:
-    """Try some inputs."""
-    source = random.Random(seed)
-    for _ in range(inputs):
-        one(source)
-
-
-if __name__ == "__main__":
-    inputs = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else int(time.time())
-    print(f"{inputs} inputs, seed {seed}")
-    run(inputs, seed)

@@ -1,4 +1,4 @@
-"""Fuzz the configuration: `tools/fuzz`, or `python -m tests.fuzz.configuration [INPUTS [SEED]]`.
+"""Fuzz the configuration: `tools/fuzz SECONDS configuration`.
 
 Invariants, for any octets in the file:
 - a configuration comes out, or `FaultyConfiguration` with at least one fault, and nothing else;
@@ -8,9 +8,7 @@ Invariants, for any octets in the file:
 
 import random
 import re
-import sys
 import tempfile
-import time
 import tomllib
 from pathlib import Path
 
@@ -82,17 +80,3 @@ def keys(data: bytes) -> None:
         if alone and "[" not in text and "'''" not in text and '"""' not in text:
             assert alone[1] in tables, data
             assert lines.of((alone[1],)) == number, data
-
-
-def run(inputs: int, seed: int) -> None:
-    """Try some inputs."""
-    source = random.Random(seed)
-    for _ in range(inputs):
-        one(source)
-
-
-if __name__ == "__main__":
-    inputs = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else int(time.time())
-    print(f"{inputs} inputs, seed {seed}")
-    run(inputs, seed)

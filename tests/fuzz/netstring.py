@@ -1,4 +1,4 @@
-"""Fuzz the netstring decoder and the socketmap conversation: `python -m tests.fuzz.netstring [INPUTS [SEED]]`.
+"""Fuzz the netstring decoder and the socketmap conversation: `tools/fuzz SECONDS netstring`.
 
 Invariants, for any input and any way to cut it:
 - cut or whole, the same bodies or requests, and the same fault;
@@ -7,8 +7,6 @@ Invariants, for any input and any way to cut it:
 """
 
 import random
-import sys
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -77,17 +75,3 @@ def one(source: random.Random) -> None:
         each.end()
     assert same.complaint == conversation.complaint, data
     assert same.complaint is None or same.complaint.startswith(b"PERM Bad request: "), data
-
-
-def run(inputs: int, seed: int) -> None:
-    """Try some inputs."""
-    source = random.Random(seed)
-    for _ in range(inputs):
-        one(source)
-
-
-if __name__ == "__main__":
-    inputs = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else int(time.time())
-    print(f"{inputs} inputs, seed {seed}")
-    run(inputs, seed)
