@@ -70,7 +70,9 @@ class Server:
             # StreamReader's word for a line beyond its limit.
             writer.write(json.dumps(_failed(f"a line may have {LINE} octets")).encode() + b"\n")
         except (TimeoutError, OSError, asyncio.CancelledError):
-            pass  # gone, silent, or we are stopping: nobody is left to be told
+            # Gone, silent, or we are stopping: nobody is left to be told. Closing would wait for ever for one who
+            # does not take its answers, beside the cap.
+            writer.transport.abort()
         finally:
             self._connections.discard(task)
             writer.close()
