@@ -340,6 +340,12 @@ sys.exit(mailbox.run(parser.parse_args(sys.argv[1:]), Path({str(run.path)!r})))
     done = as_nobody("list")
     assert done.returncode == os.EX_NOPERM, done.stderr
     assert f"{run.path.parent} cannot be written by uid 65534" in done.stderr
+    mode = run.path.parent.stat().st_mode
+    run.path.parent.chmod(0o700)
+    done = as_nobody("list")
+    run.path.parent.chmod(mode)
+    assert done.returncode == os.EX_NOPERM, done.stderr
+    assert f"{run.path.parent} cannot be entered by uid 65534" in done.stderr
     run.path.unlink()
     assert as_nobody("add", "a@b.example").returncode == os.EX_CANTCREAT
 

@@ -69,8 +69,12 @@ def writing(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connection]
 
 @contextmanager
 def _opened(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
-    if not path.exists():
-        raise Fault(os.EX_NOINPUT, f"{path}: no such database; `rcptd mailbox add` makes it")
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise Fault(os.EX_NOINPUT, f"{path}: no such database; `rcptd mailbox add` makes it") from None
+    except OSError as error:
+        raise Fault(os.EX_NOPERM, missing_right(str(path.absolute())) or f"{path}: {error.strerror}") from None
     connection = None
     try:
         connection = _connection(path, mode)
