@@ -123,7 +123,7 @@ class Listener:
 
     @property
     def active_transactions(self) -> int:
-        """How many of them are between MAIL and the end of the message."""
+        """How many of them are between MAIL and the end of the message, less those that a drain defers."""
         return sum(session.in_transaction for session in tuple(self._sessions))
 
     def open(self) -> None:

@@ -79,7 +79,8 @@ class Session:
 
         So has one whose MAIL ended in an exception: its facts are not to be judged by.
         """
-        self.in_transaction = True
+        # One that is deferred anyway is not waited for: on a busy MTA there is always one.
+        self.in_transaction = not restarting
         self._to_all = FAULT
         if not self.peer:
             # CONNECT never came through: pymilter refuses a host name that is not UTF-8.
