@@ -191,7 +191,8 @@ def test_without_a_daemon_live_ends_with_69(tmp_path: Path) -> None:
     silent = Daemon(tmp_path, HEAD + RULES)
     code, _, err = rcptd("check", "-c", str(silent.file), "--live", "user@example.org")
     assert code == 69
-    assert "no answer from the running daemon" in err
+    assert f"no answer from the running daemon at unix:{silent.folder / 'control.sock'}: " in err
+    assert "is rcptd running" in err
 
 
 def test_usage_ends_with_64_and_a_faulty_file_with_78(tmp_path: Path) -> None:

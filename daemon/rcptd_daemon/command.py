@@ -197,7 +197,8 @@ def _check(arguments: argparse.Namespace) -> int:
                 except BrokenPipeError:
                     return _nobody_reads()
         except OSError as error:
-            print(f"rcptd: no answer from the running daemon: {error}", file=sys.stderr)
+            where = configuration.sections["control"].listen
+            print(f"rcptd: no answer from the running daemon at {where}: {_no_answer(error)}", file=sys.stderr)
             return EX_UNAVAILABLE
         except ValueError as error:
             print(f"rcptd: {error}", file=sys.stderr)
@@ -213,6 +214,18 @@ def _check(arguments: argparse.Namespace) -> int:
     if "defer" in outcomes:
         return EX_TEMPFAIL
     return REFUSED if "reject" in outcomes else EX_OK
+
+
+def _no_answer(error: OSError) -> str:
+    """Say why the control socket gave none, and what helps."""
+    what = error.strerror or str(error)
+    match error:
+        case PermissionError():
+            return f"{what}; root may ask, and whoever is in the group of the socket"
+        case FileNotFoundError() | ConnectionRefusedError():
+            return f"{what}; is rcptd running, with this configuration?"
+        case _:
+            return what
 
 
 async def _from_file(

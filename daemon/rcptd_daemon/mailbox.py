@@ -29,7 +29,7 @@ Run = Callable[[argparse.Namespace, Path], int]
 UNCHANGED = object()  # an option that was not given, where None means "no limit"
 
 _EXIT = """\
-exit codes:
+exit status:
   0 done   1 an address is not there   64 usage   65 faulty data or not our database
   66 no such file   73 cannot create   74 input/output   75 another process is writing
   77 a right is missing
