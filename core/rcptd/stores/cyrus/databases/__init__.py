@@ -5,6 +5,7 @@ the classes in `errors`. No question waits, no file is written or made, and a ba
 a configuration names it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +14,7 @@ from rcptd.stores.cyrus.databases.errors import Absent, Damaged, Held, Trouble, 
 
 __all__ = ["Absent", "Damaged", "Database", "Description", "Held", "Trouble", "Unreadable", "open_database"]
 
-LOCKED = ("twoskip", "skiplist", "twom")
+ONE_FILE = ("twoskip", "skiplist", "twom", "flat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +57,26 @@ class Database(Protocol):
         ...
 
 
-def open_database(kind: str, path: Path, *, what: str) -> Database:
-    """Open a database of the configured kind; `what` names its job, for messages. Troubles come with the questions."""
-    if kind in LOCKED:
-        from rcptd.stores.cyrus.databases.locked import LockedDatabase  # noqa: PLC0415 - a start counts
+def open_database(
+    kind: str,
+    path: Path,
+    *,
+    what: str,
+    letter: Callable[[bytes], str] | None = None,
+    domains: bool = True,
+) -> Database:
+    """Open a database of the configured kind; `what` names its job, for messages. Troubles come with the questions.
 
-        return LockedDatabase(kind, path)
+    quotalegacy wants `letter`, which gives the folder for a name, and whether a `!` ends a domain; of its path only
+    the directory part counts. sql wants SQLAlchemy's `url`; of its path only the last part counts, as the table's name.
+    """
+    # Each backend is imported when it is wanted: a start counts.
+    if kind in ONE_FILE:
+        from rcptd.stores.cyrus.databases.onefile import OneFile  # noqa: PLC0415
+
+        return OneFile(kind, path)
+    if kind == "quotalegacy" and letter:
+        from rcptd.stores.cyrus.databases.quotalegacy import Quotalegacy  # noqa: PLC0415
+
+        return Quotalegacy(path.parent, letter=letter, domains=domains)
     raise ValueError(f"{what}: there is no database backend {kind}")

@@ -16,6 +16,7 @@ from importlib import import_module
 
 from rcptd.stores.cyrus.databases.errors import Absent, Damaged
 from rcptd.stores.cyrus.databases.files import Format
+from rcptd.stores.cyrus.databases.flat import Flat
 
 MAGIC_OCTETS = 16  # of them Cyrus compares no more
 LEAST = 32  # a shorter file is not looked into
@@ -29,19 +30,21 @@ MAGICS = {
 _FORMATS = {"skiplist": "Skiplist", "twoskip": "Twoskip", "twom": "Twom"}
 
 
-def detect(descriptor: int) -> str | None:
+def detect(descriptor: int, path: str) -> str | None:
     """Name the format whose magic the file has, None for none; raises `OSError`, and `Absent` for an empty file."""
     head = os.pread(descriptor, LEAST, 0)
     if not head:
-        raise Absent("is empty")
+        raise Absent(f"{path}: is empty")
     return MAGICS.get(head[:MAGIC_OCTETS]) if len(head) == LEAST else None
 
 
 def chooser(configured: str) -> Callable[[int, str], Format]:
-    """Give what chooses the format of a file just opened, for one of the backends with a magic."""
+    """Give what chooses the format of a file just opened, for a backend that keeps all in one file."""
+    if configured == "flat":
+        return _flat
 
     def choose(descriptor: int, path: str) -> Format:
-        found = detect(descriptor)
+        found = detect(descriptor, path)
         if found is None:
             raise Damaged(f"{path}: is neither a {configured} file nor of another format that names itself")
         module = import_module(f"rcptd.stores.cyrus.databases.{found}")
@@ -49,3 +52,9 @@ def chooser(configured: str) -> Callable[[int, str], Format]:
         return form
 
     return choose
+
+
+def _flat(descriptor: int, path: str) -> Format:
+    if found := detect(descriptor, path):
+        raise Damaged(f"{path}: is a {found} file, and flat is configured")
+    return Flat(path)

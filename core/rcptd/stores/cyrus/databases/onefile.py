@@ -1,4 +1,4 @@
-"""A database in one file that its writers lock: twoskip, skiplist or twom, whichever the file turns out to be."""
+"""A database in one file: twoskip, skiplist or twom, whichever the file turns out to be, or flat."""
 
 import os
 import time
@@ -25,8 +25,8 @@ def _walk(form: Format, descriptor: int, walk: Walk) -> None:
     form.walk(descriptor, walk, STEP)
 
 
-class LockedDatabase:
-    """A database whose readers take a shared lock for each question; see `files` for threads and locks."""
+class OneFile:
+    """A database in one file; see `files` for threads and locks."""
 
     def __init__(self, kind: str, path: Path) -> None:
         self._configured = kind
