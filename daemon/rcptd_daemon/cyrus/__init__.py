@@ -1,0 +1,1 @@
+"""What the drop-in `smmapd` is made of: Cyrus' words, its master's contract, and what stands around them."""
