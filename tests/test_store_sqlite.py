@@ -460,8 +460,8 @@ def test_a_file_that_is_deleted_is_unavailable_until_it_is_back(
     shutil.copy(path, tmp_path / "copy.db")
     path.unlink()
     clock.now += store.LOOK
-    assert why(ask(table, "anna@example.org")) == f"{path}: No such file or directory"
-    assert why(ask(table, "bob@example.org")) == f"{path}: No such file or directory"
+    assert why(ask(table, "anna@example.org")) == f"{path}: No such file or directory; `rcptd mailbox add` makes it"
+    assert why(ask(table, "bob@example.org")) == f"{path}: No such file or directory; `rcptd mailbox add` makes it"
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     (tmp_path / "copy.db").rename(path)
     clock.now += store.LOOK
@@ -623,9 +623,14 @@ def test_a_fault_without_a_missing_right_is_told_in_sqlites_words(path: Path) ->
     table.close()
 
 
+def test_trouble_is_told_when_the_store_is_opened(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Database(tmp_path / "none.db")
+    assert "none.db: No such file or directory; `rcptd mailbox add` makes it" in caplog.text
+
+
 def test_a_file_that_goes_while_it_is_opened_is_busy(path: Path) -> None:
     table = Database(path, clock=Clock())
-    table._look()
+    table._file.close_idle()
     really = sqlite3.connect
 
     def gone(*arguments: Any, **named: Any) -> sqlite3.Connection:

@@ -124,6 +124,11 @@ class Database:
         self._closed = False
         # Now, and not by the first question: others may come while that one looks, and would be deferred.
         self._look()
+        # So that whoever starts the daemon reads of a missing file or right at once.
+        try:
+            self._file.idle.append(self._connect(self._file))
+        except _Faulty as fault:
+            self._troubled(fault.answer)
 
     def lookup(self, recipient: Recipient) -> Answer | Busy:
         """Say what the database knows of the recipient; any thread may call."""
@@ -202,6 +207,8 @@ class Database:
                     identity = (status.st_dev, status.st_ino)
             except OSError as error:
                 why = f"{self._path}: {error.strerror}"
+                if isinstance(error, FileNotFoundError):
+                    why += "; `rcptd mailbox add` makes it"
             if self._closed or (identity is not None and identity == old.identity):
                 return
             new = _File(identity, why)
@@ -322,5 +329,5 @@ def missing_right(path: str) -> str:
 
 
 def open_store(name: str, settings: Settings) -> Database:  # noqa: ARG001 - one shape for all stores
-    """Open the store of a configuration; whether its file is any good shows with the first question."""
+    """Open the store of a configuration; a file that is no good is logged, and is an answer to each question."""
     return Database(settings.path, allow_empty=settings.allow_empty)
