@@ -13,8 +13,8 @@ from rcptd import schema, stores, when
 from rcptd.config import Daemon
 from rcptd.policy import Rule
 from rcptd_daemon.effective import effective
+from rcptd_daemon.reading import read_configuration
 from rcptd_daemon.sections import SECTIONS
-from rcptd_daemon.world import read_configuration
 from tests.rig.require import ROOT
 
 SAMPLE = ROOT / "contrib" / "rcptd.toml"

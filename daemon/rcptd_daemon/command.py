@@ -11,8 +11,8 @@ from typing import Any, TextIO
 
 from rcptd import __version__, schema
 from rcptd.config import Configuration, FaultyConfiguration
-from rcptd_daemon import world
-from rcptd_daemon.world import DEFAULT_PATH
+from rcptd_daemon import reading
+from rcptd_daemon.reading import DEFAULT_PATH
 
 # sysexits(3)
 EX_OK, EX_USAGE, EX_UNAVAILABLE, EX_TEMPFAIL, EX_CONFIG = 0, 64, 69, 75, 78
@@ -183,7 +183,7 @@ def _size(text: str) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    configuration = world.read_configuration(arguments.config)
+    configuration = reading.read_configuration(arguments.config)
     facts = {name: getattr(arguments, name) for name in ("sender", "client", "auth", "size", "smtputf8")}
     outcomes: set[str] = set()
     show = _show_json if arguments.json else _show
@@ -300,12 +300,12 @@ def _show(result: dict[str, Any]) -> None:
 
 
 def _config(arguments: argparse.Namespace) -> int:
-    configuration = world.read_configuration(arguments.config)
+    configuration = reading.read_configuration(arguments.config)
     from rcptd_daemon.effective import effective  # noqa: PLC0415
 
     for line in effective(configuration):
         print(line)
-    for remark in world.remarks(configuration):
+    for remark in reading.remarks(configuration):
         print(f"# note: {remark}")
     return EX_OK
 
@@ -316,7 +316,7 @@ def _config(arguments: argparse.Namespace) -> int:
 def _mailbox(arguments: argparse.Namespace) -> int:
     from rcptd_daemon import mailbox  # noqa: PLC0415
 
-    configuration = world.read_configuration(arguments.config)
+    configuration = reading.read_configuration(arguments.config)
     found = {name: section for name, section in configuration.stores.items() if section.type == "sqlite"}
     wanted = getattr(arguments, "store", None)
     if wanted:

@@ -28,8 +28,8 @@ from rcptd.config import Configuration, FaultyConfiguration, open_world
 from rcptd.drive import Driver, World
 from rcptd_daemon import control, logs, notify
 from rcptd_daemon.check import Checker, Facts
+from rcptd_daemon.reading import log_settings, read_configuration, remarks, require_front_end
 from rcptd_daemon.sections import Control
-from rcptd_daemon.world import log_settings, read_configuration, remarks, require_front_end
 from rcptd_milter.settings import Settings as MilterSettings
 from rcptd_socketmap.server import Server
 from rcptd_socketmap.settings import Settings as SocketmapSettings

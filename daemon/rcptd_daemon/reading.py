@@ -1,4 +1,4 @@
-"""From a configuration to a driver, with what an operator should be told about it."""
+"""Reads the file with every section that rcptd has, and says what an operator should be told about it."""
 
 from collections.abc import Iterator
 from pathlib import Path
