@@ -298,7 +298,8 @@ def _milter_listener(settings: MilterSettings, driver: Driver, ended: Callable[[
         from rcptd_milter.libmilter import Listener  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise OSError(
-            f"[milter] needs pymilter, which cannot be imported ({error}); install it with: pip install 'rcptd[milter]'"
+            f"[milter] needs pymilter, which cannot be imported ({error}); install it with: "
+            f"{sys.executable} -m pip install 'rcptd[milter]'"
         ) from None
     return Listener(settings, driver.decide_from_thread, ended=ended)
 
