@@ -32,6 +32,7 @@ T = TypeVar("T")
 A = TypeVar("A")
 
 IDLE = 64  # descriptors kept for one file
+SETTLED = 0.1  # seconds after a change in which another one may leave the same time and size
 TRIES = 5  # renames of the file during one question, before it is said to be held
 
 # O_NONBLOCK: a fifo at the path must not stop us. A symbolic link is followed, as Cyrus does: a database on

@@ -21,12 +21,11 @@ from bisect import bisect_left
 from collections.abc import Iterator
 
 from rcptd.stores.cyrus.databases.errors import Absent, Damaged, Held
-from rcptd.stores.cyrus.databases.files import Walk
+from rcptd.stores.cyrus.databases.files import SETTLED, Walk
 
 SMALL = 1 << 18  # octets of a file that is read whole: 3000 mailboxes, a millisecond
 CHUNK = 1 << 10  # octets within which a search ends and reading begins
 LINE_MOST = 4 << 20  # octets of a line: a mailbox with a hundred thousand ACL entries is a fault
-SETTLED = 0.1  # seconds after a change in which another one may leave the same time and size
 
 CUT = "the last line is cut off, and what was asked for would stand there"
 

@@ -18,12 +18,7 @@ tail, and the key belongs between them: a flipped bit in the key of any record o
 astray, but then it ends at a bracket that shows it. A record that is wrong harms the questions that end at it
 (or, with a wrong head, lead over it), no others.
 
-What is remembered. The header changes with every commit, so that heads and keys read under one header are good
-as long as the header is the same, octet by octet. Those of high level, over which every search leads, are kept;
-how high is raised when they become many. The records at which a search ends are always read anew.
-
-Bounds. A search makes at most HOPS steps; a clean file of a million records takes 40 or so. Only a file whose
-writer died in a very large transaction can need more, and is damaged for us until Cyrus has repaired it.
+The header changes with every commit, so that its octets are the stamp for what is remembered (see `lists`).
 """
 
 import os
@@ -32,6 +27,7 @@ from zlib import crc32
 
 from rcptd.stores.cyrus.databases.errors import Damaged, OtherFormat
 from rcptd.stores.cyrus.databases.files import WHOLE, Walk
+from rcptd.stores.cyrus.databases.lists import KEY_MOST, VALUE_MOST, WINDOW, Lists, Node, State
 
 MAGIC = b"\xa1\x02\x8b\x0dtwoskip file\0\0\0\0"
 HEADER = struct.Struct(">20sIQQQQII")  # magic, version, generation, records, repack size, current size, flags, crc
@@ -39,11 +35,6 @@ VERSION = 1
 DUMMY = 64  # where the list begins
 FIRST = 336  # where the first record can be
 LEVEL_MOST = 31
-WINDOW = 512  # octets read at once: all of nearly every record, and the head of any
-KEY_MOST = 0xFFFF  # octets; a mailbox's name has some hundreds at most
-TAIL_MOST = 4 << 20  # octets of key and value; a mailbox with a hundred thousand ACL entries is a fault
-HOPS = 5000  # steps of one search
-KEPT = 65_536  # records remembered, each some 400 octets
 
 _LONG_KEY = 0xFFFF  # in place of a length: the length follows in 8 octets
 _LONG_VALUE = 0xFFFFFFFF
@@ -51,22 +42,6 @@ _LONG_VALUE = 0xFFFFFFFF
 _HEADS = [struct.Struct(f">BBHI{level + 1}QII") for level in range(LEVEL_MOST + 1)]
 
 _RECORD, _DELETE, _START = ord("+"), ord("-"), ord("=")
-
-# What a search needs of a record: its key, the next one in each of its lists (0 for none), where it is.
-_Node = tuple[bytes, tuple[int, ...], int]
-
-
-class _State:
-    """What was read under one header."""
-
-    __slots__ = ("current", "header", "nodes", "records", "start")
-
-    def __init__(self, header: bytes, current: int, records: int) -> None:
-        self.header = header
-        self.current = current
-        self.records = records
-        self.nodes: dict[int, _Node] = {}
-        self.start: _Node | None = None
 
 
 class _Head:
@@ -83,36 +58,38 @@ class _Head:
     data: bytes
 
 
-class Twoskip:
+class Twoskip(Lists):
     """How one twoskip file is read; see `files.Format` for who calls what when."""
 
     kind = "twoskip"
 
+    first = DUMMY
+
     def __init__(self, path: str) -> None:
-        self._path = path
-        self._state = _State(b"", 0, 0)
-        self._floor = 0  # records of so many lists or fewer are not kept
+        super().__init__(path)
         self.lock = WHOLE.lock
         self.unlock = WHOLE.unlock
 
     def fetch(self, descriptor: int, key: bytes) -> bytes | None:
         """Give the value of the key, None if the file proves that there is none."""
-        before, after = self._search(descriptor, key)
+        state = self._read_header(descriptor)
+        before, after = self._search(descriptor, state, key)
         if after is not None:
-            value = self._value(descriptor, after)
+            value = self._value(descriptor, state, after)
             if after[0] == key:
                 return value
-        self._value(descriptor, before)
+        self._value(descriptor, state, before)
         return None
 
     def begins(self, descriptor: int, prefix: bytes) -> bool:
         """Say whether any key begins with the prefix."""
-        before, after = self._search(descriptor, prefix)
+        state = self._read_header(descriptor)
+        before, after = self._search(descriptor, state, prefix)
         if after is not None:
-            self._value(descriptor, after)
+            self._value(descriptor, state, after)
             if after[0].startswith(prefix):
                 return True
-        self._value(descriptor, before)
+        self._value(descriptor, state, before)
         return False
 
     def walk(self, descriptor: int, walk: Walk, most: int) -> None:
@@ -120,11 +97,11 @@ class Twoskip:
         state = self._read_header(descriptor)
         node = self._start(descriptor, state)
         if walk.last is not None:
-            before, after = self._search(descriptor, walk.last)
+            before, after = self._search(descriptor, state, walk.last)
             node = after if after is not None and after[0] == walk.last else before
         for _ in range(most):
-            key, following, _ = node
-            found = self._load(descriptor, state, following[0]) if following[0] else None
+            key = node[0]
+            found = self._next(descriptor, state, node)
             if found is None:
                 if walk.records != state.records and not walk.faults:
                     walk.faults.append(
@@ -139,54 +116,14 @@ class Twoskip:
             walk.last = node[0]
             walk.records += 1
             try:
-                self._value(descriptor, node)
+                self._value(descriptor, state, node)
             except Damaged as damaged:
                 walk.faults.append(damaged.why)
 
-    # ---- the search -------------------------------------------------------------------------------------------
-
-    def _search(self, descriptor: int, key: bytes) -> tuple[_Node, _Node | None]:
-        """Find the neighbours in list 0 between which the key belongs; the latter may have it."""
-        state = self._read_header(descriptor)
-        get = state.nodes.get
-        node = state.start or self._start(descriptor, state)
-        following = node[1]
-        after: _Node | None = None
-        stop = 0  # the pointer that led to `after`
-        hops = HOPS
-        level = len(following)
-        while level:
-            at = following[level - 1]
-            if not at or at == stop:
-                level -= 1
-                continue
-            hops -= 1
-            found = get(at) or self._load(descriptor, state, at)
-            if found is None or found[0] >= key:
-                after, stop = found, at
-                level -= 1
-                continue
-            node = found
-            following = node[1]
-            if level > len(following) or not hops:
-                raise self._damaged(node[2], "a search comes to no end" if not hops else "is in too high a list")
-        return node, after if following[0] else None
-
-    def _start(self, descriptor: int, state: _State) -> _Node:
-        if state.start is None:
-            node = self._load(descriptor, state, DUMMY)
-            assert node is not None
-            # The lists above the highest record are empty; cut, they cost nothing.
-            key, following, at = node
-            while len(following) > 1 and not following[-1]:
-                following = following[:-1]
-            state.start = (key, following, at)
-        return state.start
-
-    def _read_header(self, descriptor: int) -> _State:
+    def _read_header(self, descriptor: int) -> State:
         header = os.pread(descriptor, HEADER.size, 0)
         state = self._state
-        if header == state.header:
+        if header == state.stamp:
             return state
         if len(header) < HEADER.size:
             raise self._damaged(0, "the header is cut off")
@@ -199,12 +136,10 @@ class Twoskip:
             raise self._damaged(0, f"version {version} of the format is not known")
         if current < FIRST:
             raise self._damaged(0, f"a current size of {current} is impossible")
-        state = self._state = _State(header, current, records)
+        state = self._state = State(header, current, records)
         return state
 
-    # ---- one record -------------------------------------------------------------------------------------------
-
-    def _load(self, descriptor: int, state: _State, at: int) -> _Node | None:
+    def _load(self, descriptor: int, state: State, at: int) -> Node | None:
         """Give the record that a pointer leads to; a mark of deletion leads on to another, or to the end."""
         where = at
         head = self._head(descriptor, state, at)
@@ -220,21 +155,9 @@ class Twoskip:
         key = head.data[head.tail : end]
         if end > WINDOW:
             key = self._read(descriptor, where + head.tail, head.key_octets)
-        node = (key, following, where)
-        if len(following) > self._floor:
-            self._keep(state, at, node)
-        return node
+        return key, following, where
 
-    def _keep(self, state: _State, at: int, node: _Node) -> None:
-        nodes = state.nodes
-        if len(nodes) < KEPT:
-            nodes[at] = node
-            return
-        # Each level up halves them. Two threads may do it at once: the floor is one too high then, and well.
-        self._floor = floor = self._floor + 1
-        state.nodes = {at: node for at, node in list(nodes.items()) if len(node[1]) > floor}
-
-    def _head(self, descriptor: int, state: _State, at: int) -> _Head:
+    def _head(self, descriptor: int, state: State, at: int) -> _Head:
         """Read the head of a record, and see that it is right and leads to where records are."""
         current = state.current
         if at & 7 or not DUMMY <= at < current:
@@ -251,7 +174,7 @@ class Twoskip:
             raise self._damaged(at, "the record is cut off, or of an impossible level") from None
         if crc32(data[: tail - 8]) != checksum:
             raise self._damaged(at, "the checksum of a head is wrong")
-        if key_octets > KEY_MOST or value_octets > TAIL_MOST or at + tail + key_octets + value_octets > current:
+        if key_octets > KEY_MOST or value_octets > VALUE_MOST or at + tail + key_octets + value_octets > current:
             raise self._damaged(at, f"a key of {key_octets} and a value of {value_octets} octets are impossible")
         head.key_octets = key_octets
         head.value_octets = value_octets
@@ -259,25 +182,16 @@ class Twoskip:
         head.next = _in_force(pointers, current)
         return head
 
-    def _value(self, descriptor: int, node: _Node) -> bytes:
+    def _value(self, descriptor: int, state: State, node: Node) -> bytes:
         """Give the value of a record that a search has found, once the checksum of its tail is right."""
         at = node[2]
-        head = self._head(descriptor, self._state, at)
+        head = self._head(descriptor, state, at)
         octets = head.key_octets + head.value_octets
         end = head.tail + octets + (-octets & 7)
         tail = head.data[head.tail : end] if end <= WINDOW else self._read(descriptor, at + head.tail, end - head.tail)
         if crc32(tail) != head.checksum or tail[: head.key_octets] != node[0] or end - head.tail > len(tail):
             raise self._damaged(at, "the checksum of a key and its value is wrong")
         return tail[head.key_octets : octets]
-
-    def _read(self, descriptor: int, at: int, octets: int) -> bytes:
-        data = os.pread(descriptor, octets, at)
-        if len(data) < octets:
-            raise self._damaged(at, "the record is cut off")
-        return data
-
-    def _damaged(self, at: int, what: str) -> Damaged:
-        return Damaged(f"{self._path}: at {at}: {what}")
 
 
 def _long(data: bytes, level: int) -> tuple[int, int, int, list[int], int, int]:
