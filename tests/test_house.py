@@ -208,7 +208,7 @@ def test_a_module_is_short_enough_to_be_read(module: str) -> None:
 
 def test_every_option_says_what_it_is_for() -> None:
     sections: dict[str, type] = dict(SECTIONS)
-    for name in ("rcptd.config.Daemon", "rcptd.policy.Rule", "rcptd.policy._SubaddressTable"):
+    for name in ("rcptd.config.Daemon", "rcptd.policy.Rule", "rcptd.policy.Subaddress"):
         module, _, attribute = name.rpartition(".")
         sections[name] = getattr(import_module(module), attribute)
     sections |= {f"stores.{kind}": stores.find(kind).Settings for kind in stores.OURS}

@@ -84,7 +84,7 @@ def test_a_rule_has_the_documented_defaults() -> None:
     ("written", "meant"),
     [
         ('"off"', None),
-        ('"must_exist"', Subaddress("+", "must_exist")),
+        ('"must_exist"', Subaddress("+", "must_exist", "ignored")),
         ('{ delimiters = "+-", case = "kept" }', Subaddress("+-", "ignored", "kept")),
     ],
 )
@@ -119,4 +119,4 @@ def test_domains_are_ours_where_a_verify_rule_in_force_names_them() -> None:
 
 
 def test_a_recipient_without_a_detail_has_no_base() -> None:
-    assert Subaddress().base(parse("user@example.org")) is None
+    assert Subaddress("+", "ignored", "ignored").base(parse("user@example.org")) is None

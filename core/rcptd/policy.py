@@ -17,13 +17,24 @@ from rcptd.when import ASKER_FACTS, NO_DOMAINS, Domains, When
 from rcptd.when import read as read_when
 
 
+def _delimiters(value: object) -> str:
+    text = schema.text(value)
+    if not all(character in "!#$%&'*+-/=?^_`{|}~." for character in text):
+        raise ValueError('write the delimiting characters, as in "+" or "+-"')
+    return text
+
+
 @dataclass(frozen=True, slots=True)
 class Subaddress:
     """How `user+detail` (RFC 5233) is taken."""
 
-    delimiters: str = "+"
-    detail: Literal["ignored", "must_exist"] = "ignored"
-    case: Literal["ignored", "kept"] = "ignored"
+    delimiters: str = option(_delimiters, default="+", doc="The characters that begin a detail.")
+    detail: Literal["ignored", "must_exist"] = option(
+        schema.choice("ignored", "must_exist"), default="ignored", doc="Whether the detail must be known."
+    )
+    case: Literal["ignored", "kept"] = option(
+        schema.choice("ignored", "kept"), default="ignored", doc="Whether the case of a detail counts."
+    )
 
     def base(self, recipient: Recipient) -> Recipient | None:
         """The recipient less its detail, or None where it has none."""
@@ -39,30 +50,12 @@ def _subaddress(value: object) -> Subaddress | None:
     def fault(key: str, what: str) -> None:
         faults.append(f"{key}: {what}" if key else what)
 
-    read = schema.read(_SubaddressTable, table, fault)
+    read = schema.read(Subaddress, table, fault)
     if read is None:
         if not isinstance(value, Mapping):
             raise ValueError('write "ignored", "must_exist", "off", or a table such as { delimiters = "+-" }')
         raise ValueError("; ".join(faults))
-    return Subaddress(read.delimiters, read.detail, read.case)
-
-
-def _delimiters(value: object) -> str:
-    text = schema.text(value)
-    if not all(character in "!#$%&'*+-/=?^_`{|}~." for character in text):
-        raise ValueError('write the delimiting characters, as in "+" or "+-"')
-    return text
-
-
-@dataclass(frozen=True, slots=True)
-class _SubaddressTable:
-    delimiters: str = option(_delimiters, default="+", doc="The characters that begin a detail.")
-    detail: Literal["ignored", "must_exist"] = option(
-        schema.choice("ignored", "must_exist"), default="ignored", doc="Whether the detail must be known."
-    )
-    case: Literal["ignored", "kept"] = option(
-        schema.choice("ignored", "kept"), default="ignored", doc="Whether the case of a detail counts."
-    )
+    return read
 
 
 def _reject(value: object) -> Verdict:
