@@ -12,8 +12,10 @@ Cyrus counts in C's signed 64 bits, and a limit of 2**53 KiB or more has wrapped
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
+from rcptd.stores.cyrus.databases import Database, open_database
 from rcptd.stores.cyrus.imapdconf import ImapdConf
 from rcptd.stores.cyrus.malformed import BAD_FORMAT, Malformed
 from rcptd.stores.cyrus.quotalist import NIL, Item, Unfinished, read_list
@@ -53,6 +55,13 @@ class QuotaFigures(NamedTuple):
 
 
 NO_QUOTA = QuotaFigures(0, None, 0, None)
+
+
+def open_quotas(conf: ImapdConf) -> Database:
+    """Open the database of quota roots; troubles come with the questions."""
+    letter = partial(hash_letter, full=conf.fulldirhash)
+    domains = conf.virtdomains != "off"
+    return open_database(conf.quota_db, conf.quota_db_path, what="quota_db", letter=letter, domains=domains)
 
 
 def roots(conf: ImapdConf, internal: bytes) -> Iterator[bytes]:
