@@ -152,7 +152,7 @@ STRICT: list[tuple[int, str, bytes, bytes | None, bytes, str | None]] = [
 
 
 @pytest.mark.parametrize(("item", "conf", "address", "userid", "internal", "key"), STRICT)
-def test_strict(
+def test_strict(  # noqa: PLR0917 - a table's columns
     item: int, conf: str, address: bytes, userid: bytes | None, internal: bytes, key: str | None
 ) -> None:
     resolved = resolve(CONFS[conf], address, strict=True)

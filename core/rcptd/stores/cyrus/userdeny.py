@@ -15,7 +15,7 @@ DEFAULT_MESSAGE = b"Access to this service has been blocked"
 MESSAGE_OCTETS = 4096
 RECORD_OCTETS = 1 << 20  # far above any list that people wrote
 
-# What strtoul takes for 1 and 2, with a TAB right behind it; `-` wraps around and never comes out so small again.
+# What strtoul takes for 1 and 2, with a TAB right behind it; not the two negative numbers that wrap around to them.
 _VERSION = re.compile(rb"[ \t-\r]*\+?0*([12])\t")
 _CONTROLS = bytes(range(0x20))
 _SPACES = bytes.maketrans(_CONTROLS, b" " * len(_CONTROLS))
