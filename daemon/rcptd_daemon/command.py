@@ -121,6 +121,24 @@ def parser() -> argparse.ArgumentParser:
         description="Check the configuration file and print every option with the value that is in force.",
     )
 
+    cyrus = commands.add_parser(
+        "cyrus",
+        help="show what rcptd reads of a Cyrus IMAP installation",
+        description="Show what rcptd reads of a Cyrus IMAP installation. It needs no configuration file of rcptd.",
+    )
+    actions = cyrus.add_subparsers(title="actions", metavar="ACTION", required=True, parser_class=_Parser)
+    show = actions.add_parser(
+        "show",
+        help="print the options of an imapd.conf that count here, and what its databases hold",
+        description="Print the options of an imapd.conf that count for recipients, each with the line that it is "
+        "from, and the databases to which they lead, with backends, sizes, record counts and faults. Nothing is "
+        "written. Run it as the user of the daemon, so that missing rights show.",
+    )
+    show.add_argument("--service", metavar="NAME", default="smmap", help="the service in cyrus.conf (default: smmap)")
+    show.add_argument(
+        "conf", nargs="?", type=Path, default=Path("/etc/imapd.conf"), metavar="CONF", help="default: /etc/imapd.conf"
+    )
+
     keep = commands.add_parser(
         "mailbox",
         parents=[common],
@@ -146,6 +164,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _check(arguments)
             case "config":
                 return _config(arguments)
+            case "cyrus":
+                from rcptd_daemon import cyrus_show  # noqa: PLC0415 - it brings the Cyrus store
+
+                return cyrus_show.show(arguments.conf.absolute(), arguments.service)
             case _:
                 return _mailbox(arguments)
     except FaultyConfiguration as faulty:

@@ -20,6 +20,7 @@ from rcptd.question import Store
 GROUP = "rcptd.stores"
 
 OURS = {
+    "cyrus": "rcptd.stores.cyrus.store",
     "file": "rcptd.stores.file",
     "memory": "rcptd.stores.memory",
     "passwd": "rcptd.stores.passwd",

@@ -1,0 +1,246 @@
+"""The Cyrus store: what the judge finds, told as facts, with every trouble of a database on the way."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from rcptd import schema
+from rcptd.address import parse
+from rcptd.question import EXISTS, NOT_FOUND, Answer, Busy, Disabled, Found, Mailbox, Posting, Quota, Unavailable
+from rcptd.stores.cyrus.store import Settings, open_store
+from tests.rig.cyrus_site import Site, record
+from tests.rig.daemon import rcptd
+from tests.rig.place import sheltered
+from tests.rig.require import require_cyrus
+
+pytestmark = pytest.mark.cyrus
+
+OPTIONS = {"virtdomains": "userid", "defaultdomain": "example.org", "postuser": "bb"}
+ID = "0123456789abcdef"
+
+
+def site(place: Path, **options: str) -> Site:
+    """An installation with one mailbox of each kind."""
+    made = Site(place, {**OPTIONS, **options})
+    plain = record()
+    made.mailboxes = {
+        b"user\x1ffoo": plain,
+        b"user\x1ffoo\x1fsub": plain,
+        b"user\x1ffull": plain.replace(b"I x", f"I {ID}".encode()),
+        b"user\x1fdenied": plain,
+        b"user\x1ffar": record(kind="er", S="other.example.org"),
+        b"user\x1fnew": record(kind="ez"),
+        b"user\x1fbroken": b"%(T e A",
+        b"user\x1fbadquota": plain,
+        b"sh": record(acl="anyone lrsp"),
+        b"closed": record(acl="anyone lrs"),
+        b"hidden": record(acl="foo lrs"),
+    }
+    made.quotas = {"quota/f/user.full": b"10240\n10\n", "quota/b/user.badquota": b"1 x\n"}
+    made.write()
+    made.deny("denied", services=["smmap"], message="gone fishing")
+    return made
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Site]:
+    require_cyrus()
+    with sheltered("cyrus-store") as place:
+        yield site(place / "shared")
+
+
+@contextmanager
+def opened(made: Site, **options: object) -> Iterator[Callable[[str], Answer | Busy]]:
+    faults: list[str] = []
+    settings = schema.read(
+        Settings, {"imapd_conf": str(made.config), **options}, lambda key, what: faults.append(f"{key} {what}")
+    )
+    assert settings, faults
+    store = open_store("cyrus", settings)
+    try:
+        yield lambda address: store.lookup(parse(address))
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "answer"),
+    [
+        ("foo@example.org", EXISTS),
+        ("foo+sub@example.org", EXISTS),
+        ("foo+none@example.org", NOT_FOUND),
+        ("nobody@example.org", NOT_FOUND),
+        ("denied@example.org", Found(Mailbox(disabled=Disabled(text="gone fishing")))),
+        ("new@example.org", Found(Mailbox(disabled=Disabled(temporary=True)))),
+        ("full@example.org", Found(Mailbox(quota=Quota(bytes_limit=10240, bytes_used=10240, unsized=0)))),
+        ("bb+sh@example.org", EXISTS),
+        ("bb+closed@example.org", Found(Mailbox(posting=Posting()))),
+        ("bb+hidden@example.org", NOT_FOUND),
+    ],
+)
+def test_what_is_known_is_told_as_facts(shared: Site, address: str, answer: Answer) -> None:
+    with opened(shared) as ask:
+        assert ask(address) == answer
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("broken@example.org", "the record of Nuser"),
+        ("badquota@example.org", "the quota of user.badquota"),
+        ("far@example.org", "on another server, b'other.example.org'"),
+        ("x@nowhere.example", "holds not one mailbox of that domain"),
+    ],
+)
+def test_what_is_not_known_is_no_answer(shared: Site, address: str, why: str) -> None:
+    with opened(shared) as ask:
+        answer = ask(address)
+        assert isinstance(answer, Unavailable)
+        assert why in answer.why
+
+
+def test_an_empty_domain_is_a_no_where_the_operator_says_so(shared: Site) -> None:
+    with opened(shared, allow_empty=True) as ask:
+        assert ask("x@nowhere.example") == NOT_FOUND
+
+
+def test_the_last_message_fits_in_strict_and_full_for_good_is_told() -> None:
+    require_cyrus()
+    with sheltered("cyrus-perm") as place:
+        made = site(place / "site", lmtp_over_quota_perm_failure="yes")
+        made.directory.joinpath("quota/f/user.full").write_bytes(b"20480\n10 M 5 5\n")
+        for mode, limit in (("strict", 6), ("faithful", 5)):
+            with opened(made, mode=mode) as ask:
+                answer = ask("full@example.org")
+                assert isinstance(answer, Found)
+                assert answer.mailbox.quota == Quota(10240, 20480, limit, 5, unsized=0, final=True)
+
+
+def test_databases_that_cannot_be_read_are_no_answer_for_what_they_touch() -> None:
+    require_cyrus()
+    with sheltered("cyrus-trouble") as place:
+        made = site(place / "site")
+        deny = made.directory / "user_deny.db"
+        quota = made.directory / "quota/f/user.full"
+        mailboxes = made.directory / "mailboxes.db"
+
+        def said(address: str, mode: str) -> Answer | Busy:
+            with opened(made, mode=mode) as ask:
+                return ask(address)
+
+        quota.write_bytes(b"no line end")
+        assert isinstance(said("full@example.org", "strict"), Unavailable)
+        assert said("full@example.org", "faithful") == Found(Mailbox(quota=Quota(unsized=0)))
+
+        kept = deny.read_bytes()
+        deny.unlink()
+        assert said("denied@example.org", "strict") == EXISTS
+        deny.mkdir()
+        assert isinstance(said("denied@example.org", "strict"), Unavailable)
+        assert said("denied@example.org", "faithful") == EXISTS
+        deny.rmdir()
+        deny.write_bytes(kept.replace(b"\t2", b"\t9"))
+        assert isinstance(said("denied@example.org", "strict"), Unavailable)
+        assert said("denied@example.org", "faithful") == EXISTS
+        deny.write_bytes(kept.replace(b"smmap", b"imap"))
+        assert said("denied@example.org", "strict") == EXISTS
+
+        mailboxes.unlink()
+        assert isinstance(said("foo@example.org", "strict"), Unavailable)
+        assert isinstance(said("nobody@example.org", "faithful"), Unavailable)
+        assert not mailboxes.exists()
+
+
+def test_what_is_used_may_be_counted_by_conversations() -> None:
+    require_cyrus()
+    with sheltered("cyrus-conversations") as place:
+        made = site(place / "site", quota_use_conversations="yes", conversations_db="twoskip")
+        folder = made.directory / "user" / "uuid" / ID[0] / ID[1] / ID
+        folder.mkdir(parents=True)
+        made.own()
+        with opened(made) as ask:
+            assert ask("full@example.org") == Found(Mailbox(quota=Quota(bytes_limit=10240, unsized=0)))
+            for value, answer in (
+                (b"1 %(E 7 S 10239)", Found(Mailbox(quota=Quota(10240, 10239, None, 7, unsized=0)))),
+                (b"1 %(S 5 E 2)", Found(Mailbox(quota=Quota(10240, 5, None, 2, unsized=0)))),
+            ):
+                made.write_database(folder / "conversations.db", "twoskip", {b"Q": value})
+                assert ask("full@example.org") == answer
+            made.write_database(folder / "conversations.db", "twoskip", {b"Q": b"nonsense"})
+            assert isinstance(ask("full@example.org"), Unavailable)
+            folder.joinpath("conversations.db").write_bytes(b"x" * 500)
+            assert isinstance(ask("full@example.org"), Unavailable)
+
+
+def test_an_inbox_without_a_unique_id_cannot_be_counted() -> None:
+    require_cyrus()
+    with sheltered("cyrus-no-id") as place:
+        made = site(place / "site", quota_use_conversations="yes")
+        made.mailboxes[b"user\x1ffull"] = b"%(T e P default A %(foo p))"
+        made.directory.joinpath("mailboxes.db").unlink()
+        made.write()
+        with opened(made) as ask:
+            assert isinstance(ask("full@example.org"), Unavailable)
+
+
+def test_a_faulty_imapd_conf_makes_the_store_unavailable_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    require_cyrus()
+    with sheltered("cyrus-faulty") as place:
+        made = Site(place / "site", OPTIONS)
+        made.prepare()
+        made.config.write_text("virtdomains: perhaps\n")
+        with opened(made) as ask:
+            answer = ask("foo@example.org")
+    assert isinstance(answer, Unavailable)
+    assert f"{made.config}:1" in answer.why
+    assert f"{made.config}:1" in caplog.text
+
+
+def test_the_command_line_explains_and_shows(shared: Site) -> None:
+    configuration = shared.place / "rcptd.toml"
+    configuration.write_text(f"""
+[milter]
+listen = "inet:127.0.0.1:7851"
+
+[stores.imap]
+type = "cyrus"
+imapd_conf = "{shared.config}"
+
+[[rules]]
+when = {{ domain = "example.org" }}
+verify = ["imap"]
+""")
+
+    def checked(address: str, *words: str) -> tuple[int, str, str]:
+        code, out, _ = rcptd("check", "-c", str(configuration), "--json", "--explain", *words, address)
+        result = json.loads(out)
+        steps = [step for entry in result["trace"]["milter"] for step in entry.get("steps", ())]
+        return code, result["replies"]["milter"], "\n".join(steps)
+
+    code, reply, steps = checked("full@example.org", "--size", "5")
+    assert (code, reply[:9]) == (75, "452 4.2.2")
+    for part in ("user full, internal name user.full", "key Nuser\\x1ffull", "record: %(T e", "quota root user.full"):
+        assert part in steps
+    assert checked("full@example.org")[1] == "continue"
+    assert checked("full@example.org", "--size", "99999")[1][:9] == "552 5.2.3"
+    assert checked("denied@example.org")[1] == "550 5.2.1 gone fishing"
+    assert "user_deny.db denies denied: pattern smmap" in checked("denied@example.org")[2]
+    assert checked("bb+closed@example.org")[1][:9] == "550 5.7.1"
+    assert "ACL entries that count for anybody: anyone lrs" in checked("bb+closed@example.org")[2]
+    assert checked("foo+none@example.org")[1] == "continue"  # the rule ignores a detail that names no folder
+    assert "record: none" in checked("nobody@example.org")[2]
+    assert "cannot tell" in checked("broken@example.org")[2]
+    assert checked("far@example.org")[1][:9] == "451 4.4.3"
+
+    code, out, err = rcptd("cyrus", "show", str(shared.config))
+    assert (code, err) == (0, "")
+    assert "defaultdomain: example.org".ljust(58) + f" # {shared.config}:" in out
+    assert "twoskip, " in out
+    assert "11 records" in out
+    assert "quotalegacy, " in out
+    code, _, err = rcptd("cyrus", "show", str(shared.place / "nowhere"))
+    assert code == 78
+    assert "nowhere" in err
