@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -301,6 +302,17 @@ def test_all_are_opened_or_none(place: Path) -> None:
     with pytest.raises(FileNotFoundError):
         listen([Address("unix", f"{place}/s"), Address("unix", f"{place}/none/s")])
     assert list(place.iterdir()) == []
+
+
+def test_a_port_in_use_leaves_the_sockets_of_the_one_who_runs_alone(place: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as used:
+        inet, unix = Address("inet", "127.0.0.1", used.getsockname()[1]), Address("unix", f"{place}/s")
+        (running,) = listen([unix])
+        with pytest.raises(OSError, match="in use"):
+            listen([unix, inet])
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(unix.host)
+        running.close()
 
 
 def test_descriptors_may_be_raised_up_to_the_hard_limit() -> None:

@@ -118,12 +118,13 @@ def listen(
 ) -> list[Listening]:
     """Open sockets at all of the addresses, or at none.
 
+    Unix sockets come last: a port that is in use, perhaps by an rcptd that runs, is found before its names are taken.
     `mode`, `owner` and `group` (numbers; None leaves them) are for unix sockets. `passed` has the inherited
     descriptors; those keep what they have.
     """
     opened: list[Listening] = []
     try:
-        for address in addresses:
+        for address in sorted(addresses, key=lambda address: address.kind == "unix"):
             if address.kind == "unix":
                 opened.append(listen_unix(Path(address.host), mode=mode, owner=owner, group=group))
             elif address.kind == "fd":
@@ -134,7 +135,7 @@ def listen(
         for each in opened:
             each.close()
         raise
-    return opened
+    return sorted(opened, key=lambda each: addresses.index(each.address))
 
 
 def listen_unix(path: Path, *, mode: int, owner: int | None = None, group: int | None = None) -> Listening:

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from rcptd import __version__, sockets
 from rcptd.config import Configuration, FaultyConfiguration, open_world
-from rcptd.drive import Driver, World
+from rcptd.drive import Driver
+from rcptd.world import World
 from rcptd_daemon import control, logs, notify
 from rcptd_daemon.check import Checker, Facts
 from rcptd_daemon.reading import log_settings, read_configuration, remarks, require_front_end
@@ -123,6 +124,12 @@ class Daemon:
         sections = self._configuration.sections
         passed = sockets.inherited()
         listening: list[sockets.Listening] = []
+        milter = cast(MilterSettings | None, sections.get("milter"))
+        if milter:
+            self._milter = _milter_listener(milter, self._driver, self._milter_ended)
+            # Ports first: whatever is in use is to be found before the name of another's unix socket is taken.
+            if milter.listen.kind != "unix":
+                self._milter.open()
         settings = cast(SocketmapSettings | None, sections.get("socketmap"))
         if settings:
             listening = sockets.listen(
@@ -134,8 +141,7 @@ class Daemon:
             path = Path(section.listen.host)
             self._control_at = sockets.listen_unix(path, mode=0o660, owner=section.owner, group=section.group)
             self._control = control.Server({"check": self._check})
-        if milter := cast(MilterSettings | None, sections.get("milter")):
-            self._milter = _milter_listener(milter, self._driver, self._milter_ended)
+        if self._milter and milter and milter.listen.kind == "unix":
             self._milter.open()
         if settings:
             self._socketmap = Server(Verdicts(self._driver, settings.maps), settings)
