@@ -58,7 +58,7 @@ def test_another_package_can_bring_a_type(monkeypatch: pytest.MonkeyPatch) -> No
         assert group == stores.GROUP
         return points
 
-    monkeypatch.setattr(stores, "entry_points", entry_points)
+    monkeypatch.setattr("importlib.metadata.entry_points", entry_points)
     assert stores.find("ours").Settings is memory.Settings
     with pytest.raises(ValueError, match=r"'broken' of rcptd.no_such_module fails: ModuleNotFoundError"):
         stores.find("broken")
