@@ -63,7 +63,7 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
         return start.start(by, options, service)
     except start.FaultyImapdConf as faulty:
         raise CannotStart(EX_CONFIG, "\n".join(faulty.faults)) from None
-    except PermissionError as error:
+    except start.WouldStayRoot as error:
         raise CannotStart(EX_CONFIG, f"smmapd: {error}") from None
     except start.FaultyAddress as error:
         raise CannotStart(EX_USAGE, f"smmapd: {error}") from None

@@ -131,9 +131,8 @@ class Answers:
             if self._audits and (word := words.AUDITED.get(outcome)):
                 _audit(word, key, peer)
             if error := words.ERRORS.get(outcome):
-                _log.debug("verify_user(%s) failed: %s", shown(key), error)
-        if outcome is Outcome.UNKNOWN:
-            _log.warning("a question was deferred: %s", shown(judgement.text))
+                why = f" ({shown(judgement.text)})" if outcome is Outcome.UNKNOWN else ""  # the judge has warned of it
+                _log.debug("verify_user(%s) failed: %s%s", shown(key), error, why)
         return words.told(judgement, key, strict=self._strict)
 
 

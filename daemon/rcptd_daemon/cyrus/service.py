@@ -19,6 +19,7 @@ import signal
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from rcptd.sockets import Listening
 from rcptd_daemon.cyrus.answers import DEADLINE
@@ -26,7 +27,6 @@ from rcptd_daemon.cyrus.master import StatusPipe
 from rcptd_daemon.cyrus.program import Program
 from rcptd_daemon.cyrus.telemetry import Telemetry
 from rcptd_daemon.cyrus.words import CYRUS
-from rcptd_daemon.cyrus.wrappers import Wrappers
 from rcptd_socketmap.connection import Connection, Respondent
 from rcptd_socketmap.server import Gate, Server
 from rcptd_socketmap.stdio import serve_stdio
@@ -70,6 +70,14 @@ class Keepalive:
                 accepted.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
+class Rules(Protocol):
+    """Who is served by TCP: what we need of `wrappers.Wrappers`."""
+
+    def allow(self, address: str, /) -> bool:
+        """Say whether a client may be served, by its address."""
+        ...
+
+
 class Door(Gate):
     """Who comes in, whoever opened the listener."""
 
@@ -77,19 +85,19 @@ class Door(Gate):
         self,
         *,
         keepalive: Keepalive | None = None,
-        wrappers: Wrappers | None = None,
+        rules: Rules | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
         self._keepalive = keepalive
-        self._wrappers = wrappers
+        self._rules = rules
         self._telemetry = telemetry
 
     def admit(self, accepted: socket.socket, address: object) -> str | None:
-        """Name a client by its address, unless the wrappers refuse it."""
+        """Name a client by its address, unless the rules refuse it."""
         if accepted.family == socket.AF_UNIX or not isinstance(address, tuple):
             return UNIX
         host = str(address[0])
-        if self._wrappers and not self._wrappers.allow(host):
+        if self._rules and not self._rules.allow(host):
             _log.warning("refused connection from [%s]", host)
             return None
         if self._keepalive:

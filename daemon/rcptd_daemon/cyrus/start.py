@@ -20,8 +20,9 @@ from rcptd.sockets import Listening
 from rcptd.stores.cyrus import imapdconf
 from rcptd.stores.cyrus.imapdconf import FaultyImapdConf, ImapdConf
 from rcptd.stores.cyrus.judge import Judge
-from rcptd_daemon.cyrus import hosts_files, identity, master, program, system_log
+from rcptd_daemon.cyrus import hosts_files, master, program, system_log
 from rcptd_daemon.cyrus.answers import Answers
+from rcptd_daemon.cyrus.identity import WouldStayRoot, leave_root
 from rcptd_daemon.cyrus.murder import Murder
 from rcptd_daemon.cyrus.options import HAND, IDLE, MASTER, STDIO, SYSTEMD, USES, Options
 from rcptd_daemon.cyrus.service import Door, Keepalive, Service, serve_one
@@ -37,7 +38,7 @@ DEBUGGER_PATIENCE = 30.0
 SOCKET_MODE = 0o777
 """The mode of a unix socket that -L names, which is master's: whoever may reach it may ask."""
 
-__all__ = ["FaultyAddress", "FaultyImapdConf", "start"]
+__all__ = ["FaultyAddress", "FaultyImapdConf", "WouldStayRoot", "start"]
 
 
 class FaultyAddress(Exception):
@@ -47,8 +48,7 @@ class FaultyAddress(Exception):
 def start(by: str, options: Options, service: str) -> int:
     """Serve, and give the exit status.
 
-    Raises `FaultyImapdConf`, `FaultyAddress`, `PermissionError` where we would stay root, and `OSError` where the
-    service cannot run now.
+    Raises `FaultyImapdConf`, `FaultyAddress`, `WouldStayRoot`, and `OSError` where the service cannot run now.
     """
     conf = imapdconf.read(options.conf, service=service)
     os.umask(conf.umask)
@@ -57,13 +57,14 @@ def start(by: str, options: Options, service: str) -> int:
         _attach_debugger(conf.debug_command, service)
     # Addresses that only root may take are opened while we are.
     listening = {MASTER: _from_master, SYSTEMD: _from_systemd, HAND: _by_hand, STDIO: _nowhere}[by](options)
-    identity.leave_root(os.environ)
+    factory = _loop_factory()
+    leave_root(os.environ)
     answers, door = _answers(options, conf, service), _door(conf, service)
     if by == STDIO:
-        return _run(lambda: serve_one(answers, door))
+        return _run(serve_one(answers, door), factory)
     if by != MASTER:
         serving = Service(answers, door, uses=options.uses, idle=options.idle)
-        return _run(lambda: serving.run(listening))
+        return _run(serving.run(listening), factory)
     serving = Service(
         answers,
         door,
@@ -72,7 +73,7 @@ def start(by: str, options: Options, service: str) -> int:
         status=master.StatusPipe(master.STATUS),
         program=program.started(),
     )
-    return _run(lambda: serving.run(listening))
+    return _run(serving.run(listening), factory)
 
 
 def _from_master(_options: Options) -> list[Listening]:
@@ -132,18 +133,23 @@ def _door(conf: ImapdConf, service: str) -> Door:
             rules = Wrappers(service)
         except (OSError, ValueError):
             _log.exception("hosts.allow and hosts.deny are not heeded")
-    return Door(keepalive=keepalive, wrappers=rules, telemetry=Telemetry(conf.configdirectory, service))
+    return Door(keepalive=keepalive, rules=rules, telemetry=Telemetry(conf.configdirectory, service))
 
 
-def _run(begin: Callable[[], Coroutine[Any, Any, int]]) -> int:
+_LoopFactory = Callable[[], asyncio.AbstractEventLoop] | None
+
+
+def _loop_factory() -> _LoopFactory:
     try:
         import uvloop  # noqa: PLC0415 - an extra
     except ImportError:
-        factory = None
-    else:
-        factory = uvloop.new_event_loop
-    # It is never closed: that waits for threads, and we leave by os._exit.
-    return asyncio.Runner(loop_factory=factory).run(begin())
+        return None
+    return uvloop.new_event_loop
+
+
+def _run(main: Coroutine[Any, Any, int], factory: _LoopFactory) -> int:
+    # The runner is never closed: that waits for threads, and we leave by os._exit.
+    return asyncio.Runner(loop_factory=factory).run(main)
 
 
 def _log_to(by: str, conf: ImapdConf, service: str, *, debug: bool) -> None:
