@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Final
 
+from rcptd.stores.cyrus.malformed import BAD_FORMAT, Malformed
+
 _SPACE = re.compile(rb"[ \t-\r]*")
 _ATOM = re.compile(rb"[^ \t-\r()\"]+")
 _QUOTED = re.compile(rb'"((?:[^"\\\r\n]|\\.)*+)"', re.DOTALL)
@@ -35,7 +37,7 @@ class Item:
 
 
 def read_list(text: bytes) -> tuple[list[Item], int]:
-    """Read a list that is at the beginning of a text; gives its items and where it ends. Raises `Unfinished`."""
+    """Read a list at the beginning of a text; gives its items and where it ends. Raises `Unfinished`, `Malformed`."""
     if not text.startswith(b"%("):
         raise Unfinished("there is no list")
     outer = Item(b"")
@@ -68,7 +70,14 @@ def read_list(text: bytes) -> tuple[list[Item], int]:
 def _after_space(text: bytes, at: int) -> int:
     space = _SPACE.match(text, at)
     assert space is not None  # it matches nothing, too
-    return space.end()
+    at = space.end()
+    # The original keeps what follows the space in a signed octet: 0xFF is its mark of the end, and at any other that
+    # is not ASCII it aborts.
+    if text.startswith(b"\xff", at):
+        raise Unfinished(f"0xFF, which stands for the end, at byte {at}")
+    if text[at : at + 1] >= b"\x80":
+        raise Malformed(BAD_FORMAT, f"the quota has what Cyrus aborts at, at byte {at}")
+    return at
 
 
 def _value(text: bytes, at: int) -> tuple[bytes, int]:
