@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from rcptd.stores.cyrus.databases.errors import Damaged
 
 HOPS = 5000  # steps of one search
-KEPT = 65_536  # records remembered, each some 400 octets
+KEPT = 65_536  # records remembered, each some 450 octets
 WINDOW = 512  # octets read at once: all of nearly every record, and the head of any
 KEY_MOST = 0xFFFF  # octets; a mailbox's name has some hundreds at most
 VALUE_MOST = 4 << 20  # octets; a mailbox with a hundred thousand ACL entries is a fault

@@ -35,6 +35,9 @@ VERSION = 1
 DUMMY = 64  # where the list begins
 FIRST = 336  # where the first record can be
 LEVEL_MOST = 31
+DIRTY = 1  # the flag for a transaction that is under way; the count of records is its own then
+
+UNFINISHED = "a writer died in the midst of a change; what was there before is read, and the next one repairs the file"
 
 _LONG_KEY = 0xFFFF  # in place of a length: the length follows in 8 octets
 _LONG_VALUE = 0xFFFFFFFF
@@ -99,11 +102,13 @@ class Twoskip(Lists):
         if walk.last is not None:
             before, after = self._search(descriptor, state, walk.last)
             node = after if after is not None and after[0] == walk.last else before
+        elif state.records is None:
+            walk.faults.append(f"{self._path}: {UNFINISHED}")
         for _ in range(most):
             key = node[0]
             found = self._next(descriptor, state, node)
             if found is None:
-                if walk.records != state.records and not walk.faults:
+                if state.records not in (None, walk.records) and not walk.faults:
                     walk.faults.append(
                         f"{self._path}: {walk.records} records where the header counts {state.records} "
                         f"(or the file changed meanwhile)"
@@ -127,7 +132,7 @@ class Twoskip(Lists):
             return state
         if len(header) < HEADER.size:
             raise self._damaged(0, "the header is cut off")
-        magic, version, _, records, _, current, _, checksum = HEADER.unpack(header)
+        magic, version, _, records, _, current, flags, checksum = HEADER.unpack(header)
         if magic != MAGIC:
             raise OtherFormat(f"{self._path}: is no twoskip file any more")
         if crc32(header[: HEADER.size - 4]) != checksum:
@@ -136,7 +141,7 @@ class Twoskip(Lists):
             raise self._damaged(0, f"version {version} of the format is not known")
         if current < FIRST:
             raise self._damaged(0, f"a current size of {current} is impossible")
-        state = self._state = State(header, current, records)
+        state = self._state = State(header, current, None if flags & DIRTY else records)
         return state
 
     def _load(self, descriptor: int, state: State, at: int) -> Node | None:
