@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -287,6 +288,33 @@ def test_a_store_whose_questions_do_not_end_is_asked_no_more() -> None:
         stuck.set()
         await asyncio.sleep(0.01)
         assert reply((await decided(driver)).verdict) == "250 2.1.5"
+
+    asyncio.run(run())
+
+
+def test_a_new_store_does_not_pay_for_the_questions_of_the_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drive, "MOST_STRAYS", 1)
+    over = asyncio.Event()
+
+    async def ignore(_: Recipient) -> Answer:
+        while not over.is_set():
+            with suppress(asyncio.CancelledError):
+                await over.wait()
+        return EXISTS
+
+    async def run() -> None:
+        stuck = Slow(ignore)
+        driver = attached(Driver(world(stuck, deadline=0.05)))
+        try:
+            await decided(driver)
+            driver.replace(world(stuck, deadline=0.05))
+            await decided(driver)
+            assert stuck.asked == 1, "it is the same store still"
+            driver.replace(world(Slow(exists), deadline=0.05))
+            assert reply((await decided(driver)).verdict) == "250 2.1.5"
+        finally:
+            over.set()
+            await driver.aclose()
 
     asyncio.run(run())
 

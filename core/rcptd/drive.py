@@ -242,6 +242,9 @@ class Driver:
         """
         old, self.world = self.world, world
         self._in_use_until = max(self._in_use_until, _monotonic() + 2 * (old.deadline + GRACE))
+        # What the old store under a name left behind is nothing against the new one.
+        same = {name for name, store in world.stores.items() if store is old.stores.get(name)}
+        self._strays = {name: strays for name, strays in self._strays.items() if name in same}
         kept = {id(store) for store in world.stores.values()}
         rest = {name: store for name, store in old.stores.items() if id(store) not in kept}
         closing = _close_at(self._in_use_until, World(old.policy, rest))
