@@ -5,7 +5,6 @@ A reader gives None for what Cyrus does not take; a bad value is fatal in Cyrus,
 
 import re
 
-_SPACE = b" \t\n\v\f\r"
 _INTEGER = re.compile(rb"[ \t-\r]*([+-]?)(?:0[xX]([0-9A-Fa-f]+)|(0[0-7]*)|([1-9][0-9]*))")
 _DURATION = re.compile(rb"-?(?:[0-9]+[dhms])*")
 _SIZE = re.compile(rb"[ \t-\r]*([+-]?)([0-9]+)[ \t-\r]*(?:([kKmMgG])[iI]?)?[bB]?")
@@ -42,7 +41,8 @@ def integer(value: bytes) -> int | None:
         return None
     sign, hexadecimal, octal, decimal = number.groups()
     digits, base = next((text, base) for text, base in ((hexadecimal, 16), (octal, 8), (decimal, 10)) if text)
-    size = _LARGEST_64 + 1 if len(digits) > _DIGITS and digits.strip(b"0") else int(digits[-_DIGITS:], base)
+    digits = digits.lstrip(b"0") or b"0"
+    size = int(digits[:_DIGITS], base)
     whole = max(-size, -_LARGEST_64 - 1) if sign == b"-" else min(size, _LARGEST_64)
     return (whole + _LARGEST_32 + 1) % (1 << 32) - _LARGEST_32 - 1
 
