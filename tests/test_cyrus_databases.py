@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from rcptd.stores.cyrus.databases import Absent, Damaged, Held, Unreadable, open_database, twoskip
+from rcptd.stores.cyrus.databases import Absent, Damaged, Held, Unreadable, lists, open_database
 from rcptd.stores.cyrus.databases.onefile import OneFile
 from tests.cyrus.rows import check, fetch, lines, near_misses, random_rows, random_value, state_of
 from tests.rig.cyrus_site import GROUP, USER, Site
@@ -322,4 +322,4 @@ def check_committed(database: OneFile, rows: dict[bytes, bytes], rng: random.Ran
         assert database.fetch(key) is None, key
     described = database.describe()
     assert described.records == len(rows)
-    assert described.faults == [f"{described.path}: {twoskip.UNFINISHED}"]
+    assert described.faults == [f"{described.path}: {lists.UNFINISHED}"]

@@ -7,7 +7,12 @@ list 0.
 What is remembered. A format says by a stamp whether anything in the file may have changed since it was read. As long
 as the stamp is the same, keys and pointers of the records that are in many lists, over which every search leads, are
 taken from memory; how many lists is raised when the records become many. The records at which a search ends are read
-anew by the formats.
+anew.
+
+What is believed. Where a format has checksums, a value is given only with the right ones, and that nothing is there is
+believed only when two records stand beside each other in list 0, both right, and the key belongs between them: a
+flipped bit in the key of any record on the way may lead the search astray, but then it ends at neighbours that show
+it. A record that is wrong harms the questions that end at it (or, with wrong pointers, lead over it), no others.
 
 Bounds. A search makes at most HOPS steps; a million records take some thirty. Only a twoskip or twom file whose
 writer died in a very large transaction can need more, and is damaged for us until Cyrus has repaired it.
@@ -17,9 +22,12 @@ import os
 from abc import ABC, abstractmethod
 
 from rcptd.stores.cyrus.databases.errors import Damaged
+from rcptd.stores.cyrus.databases.files import Walk
 
 HOPS = 5000  # steps of one search
 KEPT = 65_536  # records remembered, each some 450 octets
+UNFINISHED = "a writer died in the midst of a change; what was there before is read, and the next one repairs the file"
+
 WINDOW = 512  # octets read at once: all of nearly every record, and the head of any
 KEY_MOST = 0xFFFF  # octets; a mailbox's name has some hundreds at most
 VALUE_MOST = 4 << 20  # octets; a mailbox with a hundred thousand ACL entries is a fault
@@ -29,14 +37,20 @@ Node = tuple[bytes, tuple[int, ...], int]
 
 
 class State:
-    """What was read under one stamp; behind `current` is nothing, `records` is None where no header counts them."""
+    """What was read under one stamp: behind `current` is nothing, `records` is None where no header counts them.
 
-    __slots__ = ("current", "nodes", "records", "stamp", "start")
+    `notes` are what an operator should know of the file as a whole.
+    """
 
-    def __init__(self, stamp: object, current: int = 0, records: int | None = None) -> None:
+    __slots__ = ("current", "nodes", "notes", "records", "stamp", "start")
+
+    def __init__(
+        self, stamp: object, current: int = 0, records: int | None = None, notes: tuple[str, ...] = ()
+    ) -> None:
         self.stamp = stamp
         self.current = current
         self.records = records
+        self.notes = notes
         self.nodes: dict[int, Node] = {}
         self.start: Node | None = None
 
@@ -45,15 +59,88 @@ class Lists(ABC):
     """The lists of one file; `first` is where they begin. Called with the file locked, by any thread."""
 
     first: int
+    checked = True  # whether records have checksums, so that neighbours can prove that nothing is between them
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._state = State(None)
         self._floor = 0  # records of so many lists or fewer are not kept
 
+    def fetch(self, descriptor: int, key: bytes) -> bytes | None:
+        """Give the value of the key, None if the file shows that there is none."""
+        state = self._read_header(descriptor)
+        wanted = self._order(key)
+        before, after = self._search(descriptor, state, wanted)
+        if after is not None and after[0] == wanted:
+            return self._value(descriptor, state, after)
+        self._believe(descriptor, state, before, after)
+        return None
+
+    def begins(self, descriptor: int, prefix: bytes) -> bool:
+        """Say whether any key begins with the prefix."""
+        state = self._read_header(descriptor)
+        wanted = self._order(prefix)
+        before, after = self._search(descriptor, state, wanted)
+        self._believe(descriptor, state, before, after)
+        for _ in range(HOPS):
+            if after is None or not after[0].startswith(wanted):
+                return False
+            if self._value(descriptor, state, after) is not None:
+                return True
+            after = self._next(descriptor, state, after)
+        raise self._damaged(0, f"more than {HOPS} deleted records beside each other; repack the file")
+
+    def walk(self, descriptor: int, walk: Walk, most: int) -> None:
+        """Go on through at most so many records behind `walk.last`, and note what is wrong with them."""
+        state = self._read_header(descriptor)
+        node = self._start(descriptor, state)
+        if walk.last is None:
+            walk.faults += [f"{self._path}: {note}" for note in state.notes]
+        else:
+            before, after = self._search(descriptor, state, walk.last)
+            node = after if after is not None and after[0] == walk.last else before
+        for _ in range(most):
+            found = self._next(descriptor, state, node)
+            if found is None:
+                if state.records not in (None, walk.records) and not walk.faults:
+                    walk.faults.append(
+                        f"{self._path}: {walk.records} records where the header counts {state.records} "
+                        f"(or the file changed meanwhile)"
+                    )
+                walk.ended = True
+                return
+            if found[0] <= node[0]:
+                raise self._damaged(found[2], "the keys are out of order")
+            node = found
+            walk.last = node[0]
+            try:
+                walk.records += self._value(descriptor, state, node) is not None
+            except Damaged as damaged:
+                walk.records += 1
+                walk.faults.append(damaged.why)
+
+    @abstractmethod
+    def _read_header(self, descriptor: int) -> State:
+        """Give the state that the file is in, the same one as long as the stamp is the same; raises `Damaged`."""
+
     @abstractmethod
     def _load(self, descriptor: int, state: State, at: int) -> Node | None:
         """Give the record that a pointer leads to, None where it leads to the end; raises `Damaged`."""
+
+    @abstractmethod
+    def _value(self, descriptor: int, state: State, node: Node) -> bytes | None:
+        """Give the value of a record, once its checksums are right, None for one that is deleted; raises `Damaged`."""
+
+    def _order(self, key: bytes) -> bytes:
+        """Give what a key is compared by."""
+        return key
+
+    def _believe(self, descriptor: int, state: State, before: Node, after: Node | None) -> None:
+        """See that the neighbours of a key that is not there are right."""
+        if self.checked:
+            self._value(descriptor, state, before)
+            if after is not None:
+                self._value(descriptor, state, after)
 
     def _search(self, descriptor: int, state: State, wanted: bytes) -> tuple[Node, Node | None]:
         """Find the neighbours in list 0 between which a key belongs; the latter may have it, and is None at the end."""
@@ -118,3 +205,13 @@ class Lists(ABC):
 
     def _damaged(self, at: int, what: str) -> Damaged:
         return Damaged(f"{self._path}: at {at}: {what}")
+
+
+def in_force(pointers: list[int], current: int) -> tuple[int, ...]:
+    """Give the pointers that count, by list: those into what was committed, and in list 0 the later of its two."""
+    if max(pointers) >= current:
+        pointers = [pointer if pointer < current else 0 for pointer in pointers]
+    if len(pointers) > 1:
+        pointers[1] = max(pointers[1], pointers[0])
+        del pointers[0]
+    return tuple(pointers)  # a mark of deletion, or of a commit, has one

@@ -20,8 +20,8 @@ import os
 import struct
 import time
 
-from rcptd.stores.cyrus.databases.errors import Absent, Damaged, OtherFormat
-from rcptd.stores.cyrus.databases.files import SETTLED, WHOLE, Walk
+from rcptd.stores.cyrus.databases.errors import Absent, OtherFormat
+from rcptd.stores.cyrus.databases.files import SETTLED, WHOLE
 from rcptd.stores.cyrus.databases.lists import KEY_MOST, VALUE_MOST, WINDOW, Lists, Node, State
 
 MAGIC = b"\xa1\x02\x8b\x0dskiplist file\0\0\0"
@@ -41,7 +41,7 @@ _SIGNED = bytes([*range(0x80, 0x100), *range(0x80)])
 
 
 def place(key: bytes) -> bytes:
-    """Give what two keys are compared by; done twice it gives the key."""
+    """Give what two keys are compared by."""
     return key.translate(_SIGNED)
 
 
@@ -50,47 +50,15 @@ class Skiplist(Lists):
 
     kind = "skiplist"
     first = HEADER.size
+    checked = False
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
         self.lock = WHOLE.lock
         self.unlock = WHOLE.unlock
 
-    def fetch(self, descriptor: int, key: bytes) -> bytes | None:
-        """Give the value of the key, None if the file has no record of it."""
-        state = self._read_header(descriptor)
-        wanted = place(key)
-        _, after = self._search(descriptor, state, wanted)
-        return self._value(descriptor, state, after) if after is not None and after[0] == wanted else None
-
-    def begins(self, descriptor: int, prefix: bytes) -> bool:
-        """Say whether any key begins with the prefix."""
-        state = self._read_header(descriptor)
-        wanted = place(prefix)
-        _, after = self._search(descriptor, state, wanted)
-        return after is not None and after[0].startswith(wanted)
-
-    def walk(self, descriptor: int, walk: Walk, most: int) -> None:
-        """Go on through at most so many records behind `walk.last`."""
-        state = self._read_header(descriptor)
-        node = self._start(descriptor, state)
-        if walk.last is not None:
-            before, after = self._search(descriptor, state, place(walk.last))
-            node = after if after is not None and after[0] == place(walk.last) else before
-        for _ in range(most):
-            found = self._next(descriptor, state, node)
-            if found is None:
-                walk.ended = True
-                return
-            if found[0] <= node[0]:
-                raise self._damaged(found[2], "the keys are out of order")
-            node = found
-            walk.last = place(node[0])
-            walk.records += 1
-            try:
-                self._value(descriptor, state, node)
-            except Damaged as damaged:
-                walk.faults.append(damaged.why)
+    def _order(self, key: bytes) -> bytes:
+        return place(key)
 
     def _read_header(self, descriptor: int) -> State:
         status = os.fstat(descriptor)
