@@ -53,6 +53,13 @@ class SystemLog(logging.Handler):
         except Exception:
             self._dropped += 1
 
+    def close(self) -> None:
+        """Close the socket; a later record opens it again."""
+        if self._socket:
+            self._socket.close()
+            self._socket = None
+        super().close()
+
     def _send(self, level: int, text: str) -> None:
         stamp = time.strftime("%b %e %H:%M:%S")
         line = f"<{self._facility | _SEVERITIES.get(level, _DEBUG)}>{stamp} {self._tag}{text}"
