@@ -62,7 +62,8 @@ def record(
         (b"%(A %(a p\0q b r))", record(acl=((b"a", b"p"), (b"b", b"r")))),
         (b"%(A %(a\0x p b r))", record()),
         (b'%(A %("a b" "p\\"l" c\\d r))', record(acl=((b"a b", b'p"l'), (b"c\\d", b"r")))),
-        (b"%(A %(a p))", record(acl=((b"a", b"p"),))),
+        (b"%(T e A %(a\n\vb p))", record(acl=((b"a\n\vb", b"p"),))),  # a blank alone ends a word
+        (b"%(T e A %())", record()),
         (b"%(  A %(a p))", record(acl=((b"a", b"p"),))),  # an empty name with an empty value
         (b"%(V x T e(d)", "an unknown letter '('"),
         (b"%(T x)", "an unknown letter 'x'"),

@@ -75,7 +75,7 @@ def read_mailbox(value: bytes) -> MailboxRecord:
     if plain := _PLAIN.fullmatch(value):
         kind, flags = _type(plain[1])
         if "remote" not in flags:
-            words = plain[2].split()
+            words = plain[2].split(b" ") if plain[2] else []
             return MailboxRecord(kind, flags, b"", tuple(zip(words[::2], words[1::2], strict=True)))
     if value.startswith(b"%"):
         reading = _Reading(value)
