@@ -305,17 +305,30 @@ def _show(result: dict[str, Any]) -> None:
         print(f"    because     {result['cause']}, says {result['rule']!r}")
     for front_end, reply in result["replies"].items():
         print(f"    {front_end:<19} {reply.encode('ascii', 'backslashreplace').decode()}")
+    told: dict[str, str] = {}
     for front_end, entries in result.get("trace", {}).items():
+        # Most front ends come to it in the same way; only the times differ.
+        way = json.dumps([{name: value for name, value in entry.items() if name != "ms"} for entry in entries])
+        if first := told.get(way):
+            print(f"    how {front_end} came to it: as {first}")
+            continue
+        told[way] = front_end
         print(f"    how {front_end} came to it:")
-        for entry in entries:
-            if "store" in entry:
-                print(f"        store {entry['store']}: {entry['asked']} is {entry['answer']}, {entry['ms']} ms")
-                for step in entry.get("steps", ()):
-                    print(f"            {step}")
-            else:
-                print(f"        {entry['rule']}: {entry['note']}")
-        if not entries:
-            print("        no rule applies, no store was asked")
+        for line in _told(entries):
+            print(f"        {line}")
+
+
+def _told(entries: list[dict[str, Any]]) -> Iterator[str]:
+    """Put the trace of a decision into lines."""
+    for entry in entries:
+        if "store" in entry:
+            yield f"store {entry['store']}: {entry['asked']} is {entry['answer']}, {entry['ms']} ms"
+            for step in entry.get("steps", ()):
+                yield f"    {step}"
+        else:
+            yield f"{entry['rule']}: {entry['note']}"
+    if not entries:
+        yield "no rule applies, no store was asked"
 
 
 # config
