@@ -6,7 +6,7 @@ questions.
 
 import pytest
 
-from tests.campaign.differential import Outcome, ask_real, one_round
+from tests.campaign.differential import Outcome, ask, one_round
 from tests.cyrus.originals import ABORTED, comparable, wanted
 from tests.cyrus.ours import judged
 from tests.rig.cyrus import Cyrus, service
@@ -30,11 +30,11 @@ WORTH = {
 }
 
 
-@pytest.fixture(scope="module", params=[20261120, 3061])
+@pytest.fixture(scope="module", params=[(20261120, False), (3061, True)], ids=["judge", "program"])
 def outcome(request: pytest.FixtureRequest) -> Outcome:
     require_cyrus()
-    seed: int = request.param
-    return one_round(seed, judged, questions=200)
+    seed, program = request.param
+    return one_round(seed, program=program, questions=200)
 
 
 def test_there_is_no_difference_to_the_real_smmapd(outcome: Outcome) -> None:
@@ -65,7 +65,7 @@ def test_quotas_that_once_made_a_difference_make_none() -> None:
         site.write()
         keys = [b"u%d" % number for number in range(len(QUOTAS))]
         with Cyrus(place, services=[service("found", f"smmapd -C {site.config}", place / "s")]):
-            originals = ask_real(place / "s", keys)
+            originals = ask(place / "s", keys)
         assert len(set(originals)) > 3
         with judged(site) as answer:
             assert [comparable(answer(key)) for key in keys] == [wanted(one) for one in originals]
