@@ -12,7 +12,17 @@ from typing import Protocol
 
 from rcptd.stores.cyrus.databases.errors import Absent, Damaged, Held, Trouble, Unreadable
 
-__all__ = ["Absent", "Damaged", "Database", "Description", "Held", "Trouble", "Unreadable", "open_database"]
+__all__ = [
+    "Absent",
+    "Damaged",
+    "Database",
+    "Description",
+    "Held",
+    "SqlServer",
+    "Trouble",
+    "Unreadable",
+    "open_database",
+]
 
 ONE_FILE = ("twoskip", "skiplist", "twom", "flat")
 
@@ -26,6 +36,17 @@ class Description:
     octets: int | None
     records: int | None
     faults: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class SqlServer:
+    """Where the tables of the backend sql are: the options sql_engine, sql_database and so on of imapd.conf."""
+
+    engine: str  # sqlite, pgsql or mysql
+    database: str
+    host: str = ""
+    user: str = ""
+    password: str = field(default="", repr=False)
 
 
 class Database(Protocol):
@@ -64,6 +85,7 @@ def open_database(
     what: str,
     letter: Callable[[bytes], str] | None = None,
     domains: bool = True,
+    sql: SqlServer | None = None,
 ) -> Database:
     """Open a database of the configured kind; `what` names its job, for messages. Troubles come with the questions.
 
@@ -79,4 +101,20 @@ def open_database(
         from rcptd.stores.cyrus.databases.quotalegacy import Quotalegacy  # noqa: PLC0415
 
         return Quotalegacy(path.parent, letter=letter, domains=domains)
+    if kind == "sql":
+        return _open_sql(path, what, sql)
     raise ValueError(f"{what}: there is no database backend {kind}")
+
+
+def _open_sql(path: Path, what: str, server: SqlServer | None) -> Database:
+    why = f"{what}: the backend sql wants the options sql_engine and sql_database"
+    if server:
+        try:
+            from rcptd.stores.cyrus.databases.sql import Sql  # noqa: PLC0415 - an extra, and slow to import
+        except ImportError as error:
+            why = f"{what}: the backend sql wants SQLAlchemy, the extra cyrus-sql: {error}"
+        else:
+            return Sql(path, server)
+    from rcptd.stores.cyrus.databases.unusable import Unusable  # noqa: PLC0415
+
+    return Unusable("sql", path, why)
