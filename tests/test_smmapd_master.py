@@ -219,6 +219,21 @@ def test_a_replaced_program_serves_its_clients_to_the_end_and_takes_no_more(
     assert newer.poll() is None
 
 
+def test_a_link_that_leads_elsewhere_is_a_replaced_program(folder: Path, master: FakeMaster, program: Path) -> None:
+    link = folder / "link"
+    link.symlink_to(program)
+    master.command[0] = str(link)
+    child = master.fork()
+    with master.client() as client:
+        assert client.ask(b"foo") == b"6:OK foo,"
+    other = folder / "other"
+    other.write_bytes(b"#!/bin/sh\n")
+    (folder / "new").symlink_to(other)
+    (folder / "new").rename(link)
+    with master.client():
+        gone(child, 0)
+
+
 def test_without_a_master_it_ends(master: FakeMaster) -> None:
     child = master.fork()
     with master.client() as client:

@@ -20,6 +20,7 @@ from rcptd_daemon.cyrus.murder import Murder, Silence
 from rcptd_daemon.cyrus.shutdown import ShutdownFile
 from rcptd_daemon.cyrus.words import BUSY, CYRUS, TROUBLE
 from rcptd_socketmap.connection import Connection
+from tests.cyrus.vectors import Vector, vectors
 from tests.test_socketmap_connection import Recorder
 from tests.test_socketmap_server import until
 
@@ -165,6 +166,19 @@ def test_half_a_request_is_told_when_its_time_is_over(request_: bytes, reply: by
         assert (transport.written, transport.closed) == (reply, True)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "vector", [one for one in vectors() if not one.is_well_formed], ids=lambda one: f"{one.number}-{one.version}"
+)
+def test_the_recorded_errors_of_the_original_are_ours_to_the_first(vector: Vector) -> None:
+    """Behind the first error older versions go on, and head closes as ours does."""
+    said, closed = exchange([vector.request], end=True)
+    assert closed
+    assert said.split(b",")[-2].count(b"PERM Bad protocol") == 1
+    assert vector.reply.startswith(said)
+    if vector.version == "head":
+        assert vector.reply == said
 
 
 def test_a_thousand_requests_in_one_piece_are_a_thousand_replies() -> None:
