@@ -5,12 +5,14 @@ from contextlib import ExitStack
 
 import pytest
 
+from tests.cyrus.originals import comparable
 from tests.cyrus.ours import judged
 from tests.cyrus.vectors import Vector, arguments, sites, vectors
 from tests.rig.cyrus import Asker, Cyrus, service
-from tests.rig.cyrus_site import Site
+from tests.rig.cyrus_site import USER, Site
 from tests.rig.place import sheltered
 from tests.rig.require import require_cyrus
+from tests.rig.smmapd import FakeMaster, installed
 
 pytestmark = pytest.mark.cyrus
 
@@ -101,6 +103,29 @@ def test_strict_differs_in_what_it_mends_only(vector: Vector, ours: Callable[[Ve
     for key, original in vector.questions():
         wanted, why = {**OLDER, **BETTER, **STRICT}.get(vector.number, (original, "the original"))
         assert ours(vector, key, True) == wanted, why
+
+
+@pytest.mark.parametrize("mode", ["faithful", "strict"])
+def test_the_program_says_what_the_judge_says(written: dict[str, Site], mode: str) -> None:
+    place = next(iter(written.values())).place.parent / mode
+    place.mkdir()
+    program = installed(place)
+    named = {**OLDER, **BETTER, **(STRICT if mode == "strict" else {})}
+    with ExitStack() as stack:
+        clients = {}
+        for name, site in written.items():
+            config = site.place / f"{mode}.conf"
+            config.write_text(f"{site.config.read_text()}rcptd_mode: {mode}\n")
+            (place / name).mkdir()
+            master = stack.enter_context(FakeMaster(place / name, program, "-C", str(config), *arguments(name)))
+            master.environ["CYRUS_USER"] = USER
+            master.fork()
+            clients[name] = stack.enter_context(master.client())
+        for vector in WELL_FORMED:
+            for key, original in vector.questions():
+                wanted, why = named.get(vector.number, (original, "the original"))
+                reply = clients[vector.site].ask(key)[:-1].partition(b":")[2]
+                assert comparable(reply) == comparable(wanted), (vector, why)
 
 
 @pytest.mark.parametrize("named", [OLDER, BETTER, STRICT], ids=["older", "better", "strict"])

@@ -37,9 +37,10 @@ COMPLAINT = re.compile(
     re.IGNORECASE,
 )
 
-# A /dev of its own: the devices that daemons open, and the rig's socket as the system's log.
+# A /dev of its own: the devices that daemons open, and the rig's socket as the system's log. No core of what aborts.
 _ENTER = """\
-mount --make-rprivate / && mount -t tmpfs -o mode=0755 rig /mnt && mkdir /mnt/shm && mount --bind /dev/shm /mnt/shm &&
+ulimit -c 0 && mount --make-rprivate / && mount -t tmpfs -o mode=0755 rig /mnt &&
+mkdir /mnt/shm && mount --bind /dev/shm /mnt/shm &&
 for one in null zero full random urandom tty; do : >/mnt/$one && mount --bind /dev/$one /mnt/$one || exit; done &&
 ln -s /proc/self/fd /mnt/fd && ln -s "$0" /mnt/log && mount --move /mnt /dev && exec "$@"
 """
