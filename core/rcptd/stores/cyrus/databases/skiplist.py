@@ -63,9 +63,16 @@ class Skiplist(Lists):
     def _read_header(self, descriptor: int) -> State:
         status = os.fstat(descriptor)
         stamp = (status.st_size, status.st_mtime_ns)
-        state = self._state
-        if stamp == state.stamp:
-            return state
+        if stamp == self._state.stamp:
+            return self._state
+        self._check_header(descriptor, status.st_size)
+        state = State(stamp, status.st_size)
+        # Two changes within one tick of the clock could leave the same size and time.
+        if abs(time.time() - status.st_mtime) > SETTLED:
+            self._state = state
+        return state
+
+    def _check_header(self, descriptor: int, size: int) -> None:
         header = os.pread(descriptor, HEADER.size, 0)
         if not header:
             raise Absent(f"{self._path}: is empty")
@@ -73,20 +80,18 @@ class Skiplist(Lists):
             raise self._damaged(0, "the header is cut off")
         magic, version, _, most, levels, _, log, _ = HEADER.unpack(header)
         if magic != MAGIC:
+            # What tells formats apart are the first 16 octets.
+            if magic[:16] == MAGIC[:16]:
+                raise self._damaged(0, "the beginning of the header is wrong")
             raise OtherFormat(f"{self._path}: is no skiplist file any more")
         if version != VERSION:
             raise self._damaged(0, f"version {version} of the format is not known")
         if not levels <= most <= LEVEL_MOST:
             raise self._damaged(0, f"{levels} levels of {most} are impossible")
-        if log > status.st_size:
+        if log > size:
             raise self._damaged(0, f"the log begins at {log}, behind the end")
-        if log < status.st_size and os.pread(descriptor, 4, status.st_size - 4) != _COMMIT:
-            raise self._damaged(status.st_size, "a writer died in the midst of a change; the next one repairs the file")
-        state = State(stamp, status.st_size)
-        # Two changes within one tick of the clock could leave the same size and time.
-        if abs(time.time() - status.st_mtime) > SETTLED:
-            self._state = state
-        return state
+        if log < size and os.pread(descriptor, 4, size - 4) != _COMMIT:
+            raise self._damaged(size, "a writer died in the midst of a change; the next one repairs the file")
 
     def _load(self, descriptor: int, state: State, at: int) -> Node:
         """Give the record that a pointer leads to."""

@@ -64,6 +64,9 @@ class Twoskip(Lists):
             raise self._damaged(0, "the header is cut off")
         magic, version, _, records, _, current, flags, checksum = HEADER.unpack(header)
         if magic != MAGIC:
+            # What tells formats apart are the first 16 octets.
+            if magic[:16] == MAGIC[:16]:
+                raise self._damaged(0, "the beginning of the header is wrong")
             raise OtherFormat(f"{self._path}: is no twoskip file any more")
         if crc32(header[: HEADER.size - 4]) != checksum:
             raise self._damaged(0, "the checksum of the header is wrong")
