@@ -1,5 +1,6 @@
 """The Cyrus store: what the judge finds, told as facts, with every trouble of a database on the way."""
 
+import fcntl
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ import pytest
 from rcptd import schema
 from rcptd.address import parse
 from rcptd.question import EXISTS, NOT_FOUND, Answer, Busy, Disabled, Found, Mailbox, Posting, Quota, Unavailable
-from rcptd.stores.cyrus.store import Settings, open_store
+from rcptd.stores.cyrus.store import CyrusMailboxes, Settings, open_store
 from tests.rig.cyrus_site import Site, record
 from tests.rig.daemon import rcptd
 from tests.rig.place import sheltered
@@ -22,7 +23,10 @@ OPTIONS = {"virtdomains": "userid", "defaultdomain": "example.org", "postuser": 
 ID = "0123456789abcdef"
 
 
-def site(place: Path, **options: str) -> Site:
+QUOTAS = {"quota/f/user.full": b"10240\n10\n", "quota/b/user.badquota": b"1 x\n"}
+
+
+def site(place: Path, quotas: dict[str, bytes] = QUOTAS, **options: str) -> Site:
     """An installation with one mailbox of each kind."""
     made = Site(place, {**OPTIONS, **options})
     plain = record()
@@ -39,7 +43,7 @@ def site(place: Path, **options: str) -> Site:
         b"closed": record(acl="anyone lrs"),
         b"hidden": record(acl="foo lrs"),
     }
-    made.quotas = {"quota/f/user.full": b"10240\n10\n", "quota/b/user.badquota": b"1 x\n"}
+    made.quotas = dict(quotas)
     made.write()
     made.deny("denied", services=["smmap"], message="gone fishing")
     return made
@@ -84,6 +88,85 @@ def opened(made: Site, **options: object) -> Iterator[Callable[[str], Answer | B
 def test_what_is_known_is_told_as_facts(shared: Site, address: str, answer: Answer) -> None:
     with opened(shared) as ask:
         assert ask(address) == answer
+
+
+def test_a_held_lock_is_busy(shared: Site) -> None:
+    with opened(shared) as ask, shared.directory.joinpath("mailboxes.db").open("r+b") as writer:
+        assert ask("foo@example.org") == EXISTS
+        fcntl.lockf(writer, fcntl.LOCK_EX)
+        # A POSIX lock is no obstacle to the process that holds it, but for locks of open file descriptions.
+        assert isinstance(ask("foo@example.org"), Busy)
+        fcntl.lockf(writer, fcntl.LOCK_UN)
+        assert ask("foo@example.org") == EXISTS
+
+
+def test_the_steps_of_an_answer_can_be_told(shared: Site) -> None:
+    faults: list[str] = []
+    settings = schema.read(Settings, {"imapd_conf": str(shared.config)}, lambda _, what: faults.append(what))
+    assert settings, faults
+    store = open_store("cyrus", settings)
+    assert isinstance(store, CyrusMailboxes)
+
+    def told(address: str) -> str:
+        return "\n".join(store.explain(parse(address)))
+
+    assert "no quota root" in told("foo@example.org")
+    assert "quota root user.full: 10240 bytes used of 10240" in told("full@example.org")
+    assert "a shared mailbox, internal name closed" in told("bb+closed@example.org")
+    assert "ACL entries that count for anybody: none" in told("bb+hidden@example.org")
+    assert "no key" in told("a!b@example.org")
+    assert "record: none" in told("nobody@example.org")
+    assert "on the server other.example.org" in told("far@example.org")
+    assert "cannot tell: the record" in told("broken@example.org")
+    assert "user_deny.db denies denied: pattern smmap" in told("denied@example.org")
+    with shared.directory.joinpath("mailboxes.db").open("r+b") as writer:
+        fcntl.lockf(writer, fcntl.LOCK_EX)
+        assert "cannot tell just now" in told("foo@example.org")
+    store.close()
+    assert isinstance(store.lookup(parse("foo@example.org")), Unavailable)
+
+
+@pytest.mark.parametrize(
+    ("database", "address"),
+    [("user_deny.db", "denied@example.org"), ("quotas.db", "full@example.org"), ("conversations.db", "full@example.org")],
+)
+def test_a_lock_on_any_database_is_busy(database: str, address: str) -> None:
+    require_cyrus()
+    with sheltered("cyrus-locks") as place:
+        made = site(
+            place / "site",
+            {"user.full": b"10240 10"},
+            userdeny_db="twoskip",
+            quota_db="twoskip",
+            quota_use_conversations="yes",
+        )
+        folder = made.directory / "user" / "uuid" / ID[0] / ID[1] / ID
+        folder.mkdir(parents=True)
+        made.own()
+        made.write_database(folder / "conversations.db", "skiplist", {b"Q": b"1 %(E 7 S 10239)"})
+        path = folder / database if database == "conversations.db" else made.directory / database
+        with opened(made) as ask, path.open("r+b") as writer:
+            before = ask(address)
+            assert isinstance(before, Found | Unavailable)
+            fcntl.lockf(writer, fcntl.LOCK_EX)
+            assert isinstance(ask(address), Busy)
+            fcntl.lockf(writer, fcntl.LOCK_UN)
+            assert ask(address) == before
+
+
+def test_the_database_of_quota_roots_may_be_missing_or_broken() -> None:
+    require_cyrus()
+    with sheltered("cyrus-quotas") as place:
+        made = site(place / "site", {}, quota_db="twoskip")
+        path = made.directory / "quotas.db"
+        path.unlink()
+        for mode in ("strict", "faithful"):
+            with opened(made, mode=mode) as ask:
+                assert ask("foo@example.org") == EXISTS
+        path.write_bytes(b"no database" * 100)
+        for mode in ("strict", "faithful"):
+            with opened(made, mode=mode) as ask:
+                assert isinstance(ask("foo@example.org"), Unavailable)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +216,9 @@ def test_databases_that_cannot_be_read_are_no_answer_for_what_they_touch() -> No
 
         quota.write_bytes(b"no line end")
         assert isinstance(said("full@example.org", "strict"), Unavailable)
-        assert said("full@example.org", "faithful") == Found(Mailbox(quota=Quota(unsized=0)))
+        with opened(made, mode="faithful") as ask:
+            for _ in range(2):  # it complains once
+                assert ask("full@example.org") == Found(Mailbox(quota=Quota(unsized=0)))
 
         kept = deny.read_bytes()
         deny.unlink()
@@ -150,6 +235,7 @@ def test_databases_that_cannot_be_read_are_no_answer_for_what_they_touch() -> No
 
         mailboxes.unlink()
         assert isinstance(said("foo@example.org", "strict"), Unavailable)
+        assert isinstance(said("a!b@example.org", "strict"), Unavailable)  # though nobody can have that name
         assert isinstance(said("nobody@example.org", "faithful"), Unavailable)
         assert not mailboxes.exists()
 
@@ -197,6 +283,15 @@ def test_a_faulty_imapd_conf_makes_the_store_unavailable_and_is_logged(caplog: p
     assert isinstance(answer, Unavailable)
     assert f"{made.config}:1" in answer.why
     assert f"{made.config}:1" in caplog.text
+
+
+def test_what_cyrus_warns_of_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    require_cyrus()
+    with sheltered("cyrus-warned") as place:
+        made = Site(place / "site", {**OPTIONS, "tls_cert_file": "/nowhere"})
+        made.prepare()
+        with opened(made):
+            assert "Option 'tls_cert_file' is deprecated" in caplog.text
 
 
 def test_the_command_line_explains_and_shows(shared: Site) -> None:

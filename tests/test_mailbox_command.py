@@ -325,12 +325,14 @@ def test_a_missing_right_is_named(run: Command) -> None:
 import os, sys
 sys.path[:0] = {sys.path!r}
 from pathlib import Path
+# Before the other user, who may not be able to read the folders of this Python.
 import argparse
 from rcptd_daemon import mailbox, mailbox_transfer
-os.setgroups([]); os.setgid(65534); os.setuid(65534)
 parser = argparse.ArgumentParser()
 mailbox.add_arguments(parser)
-sys.exit(mailbox.run(parser.parse_args(sys.argv[1:]), Path({str(run.path)!r})))
+arguments = parser.parse_args(sys.argv[1:])
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+sys.exit(mailbox.run(arguments, Path({str(run.path)!r})))
 """
 
     def as_nobody(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -280,6 +280,14 @@ c.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     assert asked[0] > 100
 
 
+def test_a_path_that_cannot_be_is_told_without_advice_to_make_it(path: Path) -> None:
+    table = Database(path / "below-a-file.db")
+    answer = ask(table, "anna@example.org")
+    assert isinstance(answer, Unavailable)
+    assert answer.why.endswith("Not a directory")
+    table.close()
+
+
 def test_nobody_is_deferred_while_another_takes_the_first_look(path: Path) -> None:
     table = Database(path)
     with table._looking:

@@ -12,6 +12,7 @@ INBOX as lmtpd does, "must_exist" asks for the folder.
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import assert_never
 
 from rcptd import schema
 from rcptd.address import Recipient
@@ -58,14 +59,11 @@ class CyrusMailboxes:
         """Say what Cyrus knows of the recipient."""
         address = _address(recipient)
         try:
-            judgement = self._judge.judge(address)
-            if judgement.outcome is Outcome.NONEXISTENT:
-                return self._nobody(address)
+            return self._answer(self._judge.judge(address), address)
         except Held as held:
             return Busy(held.why)
         except Trouble as trouble:
             return Unavailable(trouble.why)
-        return self._answer(judgement)
 
     def explain(self, recipient: Recipient) -> list[str]:
         """Tell the steps that lead to the answer, for a person to read."""
@@ -80,8 +78,11 @@ class CyrusMailboxes:
         """Close the databases."""
         self._judge.close()
 
-    def _answer(self, judgement: Judgement) -> Answer:
+    def _answer(self, judgement: Judgement, address: bytes) -> Answer:
+        """Tell a judgement as facts; raises `Held` and `Trouble`."""
         match judgement.outcome:
+            case Outcome.NONEXISTENT:
+                return self._nobody(address)
             case Outcome.OK | Outcome.OVER_QUOTA:
                 return self._found(judgement)
             case Outcome.DENIED:
@@ -95,7 +96,7 @@ class CyrusMailboxes:
             case Outcome.UNKNOWN:
                 return Unavailable(judgement.text.decode("utf-8", "replace"))
             case _:
-                return NOT_FOUND
+                assert_never(judgement.outcome)
 
     def _found(self, judgement: Judgement) -> Found:
         figures = judgement.figures
