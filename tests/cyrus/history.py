@@ -68,6 +68,10 @@ class History:
         possible = {one for truth in truths if truth.begin <= now and truth.end >= asked for one in truth.answers}
         assert answer in possible, f"{question!r}: {answer!r}, but true was {possible} (asked {now - asked:.4f} s ago)"
 
+    def questions(self) -> frozenset[bytes]:
+        """Every question of which it is told what was true."""
+        return frozenset(self._truths)
+
     def answers(self, question: bytes) -> list[bytes]:
         """Every answer that was true for a question, in order."""
         with self._lock:
