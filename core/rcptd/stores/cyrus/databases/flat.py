@@ -27,6 +27,7 @@ SMALL = 1 << 18  # octets of a file that is read whole: 3000 mailboxes, a millis
 CHUNK = 1 << 10  # octets within which a search ends and reading begins
 LINE_MOST = 4 << 20  # octets of a line: a mailbox with a hundred thousand ACL entries is a fault
 
+CUT_LINE = "the last line is cut off: it has no LF"
 CUT = "the last line is cut off, and what was asked for would stand there"
 
 _ESCAPED = {0x00: b"\xff\x80", 0x09: b"\xff\x89", 0x0A: b"\xff\x8a", 0x0D: b"\xff\x8d", 0xFF: b"\xff\xff"}
@@ -136,8 +137,9 @@ class Flat:
             for line in lines:
                 key, tab, _ = line.partition(b"\t")
                 here = place(key)
-                if not tab:
-                    walk.faults.append(f"{self._path}: at {at}: the line has no TAB")
+                if not tab or len(line) > LINE_MOST:
+                    why = "the line has no TAB" if not tab else f"a line of more than {LINE_MOST} octets"
+                    walk.faults.append(f"{self._path}: at {at}: {why}")
                 elif before is not None and here <= before:
                     walk.faults.append(f"{self._path}: at {at}: the line is out of order")
                 before = here
@@ -146,7 +148,7 @@ class Flat:
             if len(rest) > LINE_MOST:
                 raise self._damaged(at, f"a line of more than {LINE_MOST} octets")
         if rest:
-            walk.faults.append(f"{self._path}: at {at}: the last line is cut off: it has no LF")
+            walk.faults.append(f"{self._path}: at {at}: {CUT_LINE}")
         walk.ended = True
 
     # ---- small files ------------------------------------------------------------------------------------------
@@ -191,15 +193,22 @@ class Flat:
                 low = found[0] + len(found[1]) + 1
             else:
                 high = found[0]
-        before = None
+        # All lines from there to behind `high` are looked at: whether they are in order is the only proof there is.
+        before = found = None
+        end = low
         for at, line in self._lines(descriptor, low):
+            end = at + len(line) + 1
             here = _place_of(line)
-            if (before is not None and here <= before) or (here < wanted and at >= high):
+            if (before is not None and here <= before) or (found is None and here < wanted and at >= high):
                 raise self._damaged(at, "the lines are out of order")
-            if here >= wanted:
-                return at, line
             before = here
-        return size, None
+            if found is None and here >= wanted:
+                found = at, line
+            if found is not None and at >= high:
+                return found
+        if found is None and end < size:
+            raise self._damaged(end, CUT)
+        return found or (size, None)
 
     def _line_behind(self, descriptor: int, at: int) -> tuple[int, bytes] | None:
         """Give the first whole line that begins behind an octet: where, and itself; None if there is none."""
@@ -216,7 +225,7 @@ class Flat:
         raise self._damaged(at, f"a line of more than {LINE_MOST // 4} octets")
 
     def _lines(self, descriptor: int, at: int) -> Iterator[tuple[int, bytes]]:
-        """Give the whole lines from one on, with where they begin; raises `Damaged` for a last one without LF."""
+        """Give the whole lines from one on, with where they begin; a last one without LF is not among them."""
         octets = 2 * CHUNK
         while data := os.pread(descriptor, octets, at):
             *lines, _ = data.split(b"\n")
@@ -226,7 +235,7 @@ class Flat:
             if lines:
                 continue
             if len(data) < octets:
-                raise self._damaged(at, CUT)
+                return
             if octets > LINE_MOST:
                 raise self._damaged(at, f"a line of more than {LINE_MOST} octets")
             octets *= 4

@@ -70,13 +70,14 @@ class Sql:
 
     def describe(self) -> Description:
         """Count the records; waits for the server."""
-        rows = select(func.count(), func.sum(func.length(self._table.c.dbkey) + func.length(self._table.c.data)))
+        octets = [func.length(cast(one, LargeBinary)) for one in (self._table.c.dbkey, self._table.c.data)]
+        rows = select(func.count(), func.sum(octets[0] + octets[1])).select_from(self._table)
         try:
             with self._connected() as connection:
-                records, octets = connection.execute(rows.select_from(self._table)).one()
+                records, size = connection.execute(rows).one()
         except (SQLAlchemyError, Trouble, OSError) as error:
             return Description(self._path, self.kind, None, None, [self._explained(error).why])
-        return Description(self._path, self.kind, int(octets or 0), int(records))
+        return Description(self._path, self.kind, int(size or 0), int(records))
 
     def close(self) -> None:
         """Close the connections that nobody uses, and end the threads."""

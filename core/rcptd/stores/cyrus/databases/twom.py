@@ -7,7 +7,7 @@ its only pointer leads there; the file may be longer than what is in it.
 
 What is believed is what twoskip's reader believes: a value with right checksums, and a "no" between two neighbours
 with right checksums. The checksum is the lower half of XXH3-64, for which the package `xxhash` is needed. Without it
-the structure alone can show damage, and `describe` says so; the same where a file has none, or one of its own.
+the structure alone can show damage, and `describe` says so; the same where a file has none.
 
 Locks: readers take the head of the file and then the octets of the first record, and let go of the head. So a writer
 that waits is not starved by readers who come one after the other.
@@ -38,7 +38,9 @@ FIRST = HEADER.size + 24 + 8 * LEVEL_MOST  # where the first record can be
 
 DIRTY = 1  # flags
 NO_CHECKSUM = 1 << 27
-OWN_CHECKSUM = 1 << 29
+XXH64 = 1 << 28
+OWN_CHECKSUM = 1 << 29  # of a program's own; Cyrus has none
+ENGINES = NO_CHECKSUM | XXH64 | OWN_CHECKSUM
 OWN_ORDER = 1 << 30
 
 _DUMMY, _ADD, _FAT_ADD, _REPLACE, _FAT_REPLACE, _DELETE = range(1, 7)
@@ -91,12 +93,15 @@ class Twom(Lists):
         magic, _, version, flags, _, records, _, _, _, current, _, checksum = HEADER.unpack(header)
         if magic != MAGIC:
             raise OtherFormat(f"{self._path}: is no twom file any more")
-        if version > VERSION or flags & OWN_ORDER:
+        engine = flags & ENGINES
+        if version > VERSION or flags & OWN_ORDER or engine not in (0, NO_CHECKSUM, XXH64):
             raise self._damaged(0, f"version {version} with flags {flags:#x} of the format is not known")
-        if flags & NO_CHECKSUM or flags & OWN_CHECKSUM:
-            sums, why = None, "the file has none" if flags & NO_CHECKSUM else "the file has its own"
-        else:
-            sums, why = _xxh3, "" if _xxh3 else "the Python package xxhash is not installed"
+        sums = _xxh3
+        why = "" if sums else "the Python package xxhash is not installed"
+        if engine == NO_CHECKSUM:
+            sums, why = None, "the file has none"
+            if checksum:  # so it has some, and the flag is what is wrong
+                raise self._damaged(0, "the checksum of the header is wrong")
         if sums and sums(header[:-4]) & _LOW != checksum:
             raise self._damaged(0, "the checksum of the header is wrong")
         if current < FIRST:
