@@ -33,6 +33,7 @@ def site(place: Path, quotas: dict[str, bytes] = QUOTAS, **options: str) -> Site
     made.mailboxes = {
         b"user\x1ffoo": plain,
         b"user\x1ffoo\x1fsub": plain,
+        b"user\x1fdo.t": plain,
         b"user\x1ffull": plain.replace(b"I x", f"I {ID}".encode()),
         b"user\x1fdenied": plain,
         b"user\x1ffar": record(kind="er", S="other.example.org"),
@@ -64,9 +65,11 @@ def opened(made: Site, **options: object) -> Iterator[Callable[[str], Answer | B
     )
     assert settings, faults
     store = open_store("cyrus", settings)
+    asked = store.on_smmapd if isinstance(store, CyrusMailboxes) and store.on_smmapd else store
     try:
-        yield lambda address: store.lookup(parse(address))
+        yield lambda address: asked.lookup(parse(address))
     finally:
+        asked.close()
         store.close()
 
 
@@ -128,7 +131,11 @@ def test_the_steps_of_an_answer_can_be_told(shared: Site) -> None:
 
 @pytest.mark.parametrize(
     ("database", "address"),
-    [("user_deny.db", "denied@example.org"), ("quotas.db", "full@example.org"), ("conversations.db", "full@example.org")],
+    [
+        ("user_deny.db", "denied@example.org"),
+        ("quotas.db", "full@example.org"),
+        ("conversations.db", "full@example.org"),
+    ],
 )
 def test_a_lock_on_any_database_is_busy(database: str, address: str) -> None:
     require_cyrus()
@@ -285,6 +292,41 @@ def test_a_faulty_imapd_conf_makes_the_store_unavailable_and_is_logged(caplog: p
     assert f"{made.config}:1" in caplog.text
 
 
+def test_faithful_shapes_the_words_of_smmapd_alone(shared: Site) -> None:
+    configuration = shared.place / "faithful.toml"
+    configuration.write_text(f"""
+[milter]
+listen = "inet:127.0.0.1:7851"
+
+[socketmap]
+listen = "inet:127.0.0.1:7850"
+
+[socketmap.maps]
+"*" = "key"
+cyrus = "smmapd"
+
+[stores.imap]
+type = "cyrus"
+imapd_conf = "{shared.config}"
+mode = "faithful"
+
+[[rules]]
+verify = ["imap"]
+""")
+    # To the original ^ in an address is a dot in the mailbox' name; in strict no mailbox is meant.
+    code, out, err = rcptd("check", "-c", str(configuration), "--json", "--explain", "do^t", "full")
+    assert (code, err) == (1, "")
+    odd, full = (json.loads(line) for line in out.splitlines())
+    assert odd["replies"] == {
+        "milter": "550 5.1.1 No such mailbox",
+        "socketmap *": "NOTFOUND No such mailbox",
+        "socketmap cyrus": "OK do^t",
+    }
+    assert set(full["replies"].values()) == {"continue", "OK full"}
+    asked = {name: trace[-1]["store"] for name, trace in full["trace"].items()}
+    assert asked == {"milter": "imap", "socketmap *": "imap", "socketmap cyrus": "imap as smmapd"}
+
+
 def test_what_cyrus_warns_of_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     require_cyrus()
     with sheltered("cyrus-warned") as place:
@@ -334,7 +376,7 @@ verify = ["imap"]
     assert (code, err) == (0, "")
     assert "defaultdomain: example.org".ljust(58) + f" # {shared.config}:" in out
     assert "twoskip, " in out
-    assert "11 records" in out
+    assert "12 records" in out
     assert "quotalegacy, " in out
     code, _, err = rcptd("cyrus", "show", str(shared.place / "nowhere"))
     assert code == 78

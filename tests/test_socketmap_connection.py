@@ -207,5 +207,5 @@ def test_replies_to_a_client_that_is_gone_go_nowhere() -> None:
 def test_the_query_says_that_it_comes_from_a_map() -> None:
     connection, _, driver = made()
     connection.data_received(b"4:m ok,")
-    assert driver.begun[0].query == Query("ok", "socketmap", "m", session="a client")
+    assert driver.begun[0].query == Query("ok", "socketmap", "m", session="a client", wire="key")
     assert driver.begun[0].verdict is verdict.ACCEPTED

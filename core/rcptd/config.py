@@ -18,7 +18,7 @@ from typing import Any
 from rcptd import address, schema, stores
 from rcptd.lines import Lines
 from rcptd.policy import Policy, Rule, read_rules
-from rcptd.question import Service, Store, Table
+from rcptd.question import Service, SpeaksSmmapd, Store, Table
 from rcptd.schema import option
 from rcptd.world import World
 
@@ -251,6 +251,11 @@ def open_world(
                     store.close()
             fault = f"{configuration.path}: stores.{name}: cannot be opened: {error!r}"
             raise FaultyConfiguration([fault]) from error
+    as_smmapd: dict[str, str] = {}
+    for name, store in tuple(opened.items()):
+        if isinstance(store, SpeaksSmmapd) and store.on_smmapd:
+            as_smmapd[name] = f"{name} as smmapd"
+            opened[as_smmapd[name]] = store.on_smmapd
     services = {name: store for name, store in opened.items() if not isinstance(store, Table)}
     daemon = configuration.daemon
     policy = Policy(
@@ -261,5 +266,6 @@ def open_world(
         next_hops=frozenset(
             name for name, store in services.items() if isinstance(store, Service) and store.next_hop
         ),
+        as_smmapd=as_smmapd,
     )
     return World(policy, opened, daemon.deadline, daemon.reference_in_reply)

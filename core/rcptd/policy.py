@@ -233,6 +233,7 @@ class Policy:
     """Everything that decides, as one immutable value; any thread may read it.
 
     `slow` are the names of stores that wait, `next_hops` those of them that ask another mail server.
+    `as_smmapd` names, for some stores, the one that is asked in their place by a map in the words of Cyrus' smmapd.
     """
 
     rules: tuple[Rule, ...]
@@ -240,6 +241,7 @@ class Policy:
     postmaster: bool = True
     slow: frozenset[str] = frozenset()
     next_hops: frozenset[str] = frozenset()
+    as_smmapd: Mapping[str, str] = field(default_factory=dict)
     walk: tuple[Walked, ...] = field(init=False)
     own: Domains = field(init=False)
 

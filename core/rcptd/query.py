@@ -30,7 +30,8 @@ class Query:
     an IPv4 address where an IPv6 one stands for it. `authenticated` is the name of SASL, "" for nobody.
     `size` is in octets, 0 where MAIL FROM named none. `smtputf8` says whether MAIL FROM asked for it.
     `session` is whatever helps to find the MTA's own lines: its queue id, or the peer; it is logged and
-    never judged.
+    never judged. `wire` is the shape in which a map tells the answer, for stores that have words of their own
+    on one of them.
     """
 
     recipient: str
@@ -42,6 +43,7 @@ class Query:
     size: int | Unknown = UNKNOWN
     smtputf8: bool | Unknown = UNKNOWN
     session: str = ""
+    wire: str = ""
 
     def __post_init__(self) -> None:
         # An MTA on a dual-stack socket may name an IPv4 client ::ffff:192.0.2.7; it is in 192.0.2.0/24. Here,

@@ -150,6 +150,13 @@ Store = Table | Service
 
 
 @runtime_checkable
+class SpeaksSmmapd(Protocol):
+    """A table that has another to answer where the reply goes out in the words of Cyrus' smmapd, or None."""
+
+    on_smmapd: Table | None
+
+
+@runtime_checkable
 class Explains(Protocol):
     """A store that can tell how it comes to an answer, for `check --explain`; never asked on the way to a verdict."""
 

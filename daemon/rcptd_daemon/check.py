@@ -86,9 +86,9 @@ class Checker:
         names = [map_name] if map_name else list(maps.named or {EVERY_OTHER: Shape.KEY}) if self._maps else []
         outcome = ""
         for name in names:
-            query = Query(address, "socketmap", map=name, session="check")
-            decision = asked[f"socketmap {name}"] = await self._ask(query, explain=explain)
             shape = maps.shape(name)
+            query = Query(address, "socketmap", map=name, session="check", wire=shape.value)
+            decision = asked[f"socketmap {name}"] = await self._ask(query, explain=explain)
             body = render(shape, decision.verdict, address.encode("utf-8", "surrogateescape"))
             replies[f"socketmap {name}"] = body.decode("utf-8", "surrogateescape")
             if map_name:

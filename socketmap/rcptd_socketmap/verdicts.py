@@ -52,8 +52,8 @@ class Verdicts:
         """Begin a decision; those on local stores are done where they began."""
         # Bytes that are no UTF-8 become surrogates, which the judge of addresses refuses.
         recipient = key.decode("utf-8", "surrogateescape")
-        decision = self._driver.begin(Query(recipient, "socketmap", name, session=peer))
         shape = self._shapes.get(name, self._other)
+        decision = self._driver.begin(Query(recipient, "socketmap", name, session=peer, wire=shape.value))
         if decision.done:
             return encode(render(shape, decision.verdict, key))
         return self._finish(shape, key, decision, peer)

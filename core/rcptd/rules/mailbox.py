@@ -22,9 +22,12 @@ from rcptd.verdict import Verdict
 def verify(case: Case, walked: Walked, recipient: Recipient) -> Steps[Verdict | None]:
     """Ask the stores of a rule about a recipient; None leaves it to the next rule."""
     rule = walked.rule
+    stores = rule.verify or ()
+    if case.query.wire == "smmapd":
+        stores = tuple(case.policy.as_smmapd.get(store, store) for store in stores)
     unanswered = False
     unasked = False
-    for store in rule.verify or ():
+    for store in stores:
         if case.unasked(store, rule):
             case.trace.note(rule.name, f"{store} is not asked about the end of an alias")
             unasked = True

@@ -39,7 +39,7 @@ class Settings:
     mode: str = option(
         schema.choice("strict", "faithful"),
         default="strict",
-        doc='"faithful" keeps the odd corners of Cyrus\' smmapd, "strict" mends them.',
+        doc='"strict" mends the odd corners of Cyrus\' smmapd; "faithful" keeps them, for maps of shape smmapd alone.',
     )
     allow_empty: bool = option(
         schema.boolean,
@@ -49,9 +49,13 @@ class Settings:
 
 
 class CyrusMailboxes:
-    """A table of the mailboxes of one Cyrus installation; any thread may ask."""
+    """A table of the mailboxes of one Cyrus installation; any thread may ask.
 
-    def __init__(self, judge: Judge, *, allow_empty: bool = False) -> None:
+    `on_smmapd` is asked in its place where the reply goes out in the words of Cyrus' smmapd.
+    """
+
+    def __init__(self, judge: Judge, *, allow_empty: bool = False, on_smmapd: "CyrusMailboxes | None" = None) -> None:
+        self.on_smmapd = on_smmapd
         self._judge = judge
         self._allow_empty = allow_empty
 
@@ -148,8 +152,13 @@ def open_store(name: str, settings: Settings) -> CyrusMailboxes | _Faulty:
         return _Faulty(faulty.faults[0])
     for warning in conf.warnings:
         _log.warning("store %s: %s", name, warning)
-    judge = Judge(conf, strict=settings.mode == "strict", service=settings.service.encode())
-    return CyrusMailboxes(judge, allow_empty=settings.allow_empty)
+    service = settings.service.encode()
+
+    def mailboxes(*, strict: bool, on_smmapd: CyrusMailboxes | None = None) -> CyrusMailboxes:
+        judge = Judge(conf, strict=strict, service=service)
+        return CyrusMailboxes(judge, allow_empty=settings.allow_empty, on_smmapd=on_smmapd)
+
+    return mailboxes(strict=True, on_smmapd=mailboxes(strict=False) if settings.mode == "faithful" else None)
 
 
 def _address(recipient: Recipient) -> bytes:
