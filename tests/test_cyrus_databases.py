@@ -224,6 +224,41 @@ def held_or_old(database: OneFile) -> bool:
         return True
 
 
+@pytest.mark.parametrize("kind", LOCKED)
+def test_many_readers_do_not_keep_a_writer_out(site: Site, path: Path, kind: str) -> None:
+    rows = random_rows(random.Random(7), 500)
+    write(site, kind, path, rows)
+    database = opened(kind, path)
+    done = threading.Event()
+
+    def ask(seed: int) -> tuple[int, int]:
+        rng = random.Random(seed)
+        answered = held = 0
+        while not done.is_set():
+            key = rng.choice(sorted(rows)[seed::8])
+            try:
+                assert database.fetch(key) == rows[key]
+                answered += 1
+            except Held:
+                held += 1
+                time.sleep(0.001)
+        return answered, held
+
+    longest = 0.0
+    with ThreadPoolExecutor(8) as threads:
+        asking = [threads.submit(ask, seed) for seed in range(8)]
+        for _ in range(10):
+            start = time.monotonic()
+            with path.open("r+b") as file:
+                fcntl.lockf(file, fcntl.LOCK_EX)
+                longest = max(longest, time.monotonic() - start)
+                time.sleep(0.001)
+        done.set()
+        counts = [one.result(10) for one in asking]
+    assert longest < 3
+    assert sum(answered for answered, _ in counts) > 300
+
+
 def test_no_lock_outlives_a_question(site: Site, path: Path) -> None:
     write(site, "twoskip", path, {b"k": b"v"})
     database = opened("twoskip", path)

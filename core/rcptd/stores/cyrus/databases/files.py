@@ -9,6 +9,11 @@ other, and they lack two traps of those: a POSIX lock of ours would be gone as s
 process closed any descriptor of the file, and two threads would share it, so that the first to unlock
 would unlock for both.
 
+Making way. Readers that overlap could keep writers out for ever, since a shared lock is granted as long as there is
+another one. A single thread leaves a gap after each question, which is enough; many threads leave none. So when there
+was none for OVERLAP, new questions are `Held` until all readers have left, and for a GAP longer, in which a writer that
+waits takes the lock.
+
 Threads. A lock belongs to an open file description, so each reader has a descriptor of its own. They wait
 in a stack, the warmest on top, and each is used by one thread at a time. What was learnt of a file (its
 format, its cached nodes) belongs to the file, and all readers share it.
@@ -23,6 +28,7 @@ import os
 import stat
 import struct
 import threading
+import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
@@ -33,6 +39,8 @@ A = TypeVar("A")
 
 IDLE = 64  # descriptors kept for one file
 SETTLED = 0.1  # seconds after a change in which another one may leave the same time and size
+OVERLAP = 0.05  # seconds for which readers may follow each other without a gap
+GAP = 0.0005  # seconds that a writer who waits needs to wake up
 TRIES = 5  # renames of the file during one question, before it is said to be held
 
 # O_NONBLOCK: a fifo at the path must not stop us. A symbolic link is followed, as Cyrus does: a database on
@@ -93,6 +101,7 @@ class Format(Protocol):
     """
 
     kind: str
+    locking: bool  # whether writers wait for readers
 
     def lock(self, descriptor: int) -> None:
         """Take the shared lock that writers of this format respect, without waiting; raises `Held`."""
@@ -171,6 +180,39 @@ def unreadable(path: str, error: OSError) -> Absent | Unreadable | Damaged:
     return Unreadable(text)
 
 
+class _Moved(Exception):
+    """The path names another file by now."""
+
+
+class _Way:
+    """Lets readers in, and keeps new ones out for a moment when there was no gap between them for long."""
+
+    __slots__ = ("_closed", "_free", "_left", "_readers")
+
+    def __init__(self) -> None:
+        self._readers: set[int] = set()  # by their descriptors; adding and taking out are atomic
+        self._free = self._left = 0.0
+        self._closed = False
+
+    def enter(self, descriptor: int) -> None:
+        now = time.monotonic()
+        if self._closed:
+            if self._readers or now - self._left < GAP:
+                raise Held("makes way for writers")
+            self._closed = False
+        if not self._readers:
+            self._free = now
+        elif now - self._free > OVERLAP:
+            self._closed = True
+            raise Held("makes way for writers")
+        self._readers.add(descriptor)
+
+    def leave(self, descriptor: int) -> None:
+        self._readers.discard(descriptor)
+        if self._closed:
+            self._left = time.monotonic()
+
+
 class Following:
     """The file at a path, whichever it is just now; `choose` says how a file just opened is read."""
 
@@ -178,6 +220,7 @@ class Following:
         self._path = path
         self._choose = choose
         self._file: _File | None = None
+        self._way = _Way()
         self._changing = threading.Lock()  # held for a handful of instructions and two small reads
         self._closed = False
 
@@ -193,26 +236,39 @@ class Following:
             file, descriptor = self._take()
             kept = False
             try:
-                form = file.format
-                form.lock(descriptor)
-                try:
-                    status = os.stat(self._path)  # noqa: PTH116 - a microsecond, not three
-                    if (status.st_dev, status.st_ino) == file.identity:
-                        kept = True
-                        return question(form, descriptor, about)
-                finally:
-                    form.unlock(descriptor)
-            except OtherFormat:
-                kept = False
+                answer = self._locked(file, descriptor, question, about)
+            except (OtherFormat, _Moved):
+                continue
             except Held as held:
                 kept = True
                 raise Held(f"{self._path}: {held.why}") from None
+            except Damaged:
+                kept = True
+                raise
             except OSError as error:
-                kept = False
                 raise unreadable(self._path, error) from None
+            else:
+                kept = True
+                return answer
             finally:
                 self._put_back(file, descriptor, kept=kept)
         raise Held(f"{self._path}: is replaced again and again")
+
+    def _locked(self, file: _File, descriptor: int, question: Callable[[Format, int, A], T], about: A) -> T:
+        form = file.format
+        if form.locking:
+            self._way.enter(descriptor)
+        try:
+            form.lock(descriptor)
+            try:
+                status = os.stat(self._path)  # noqa: PTH116 - a microsecond, not three
+                if (status.st_dev, status.st_ino) != file.identity:
+                    raise _Moved
+                return question(form, descriptor, about)
+            finally:
+                form.unlock(descriptor)
+        finally:
+            self._way.leave(descriptor)
 
     def close(self) -> None:
         """Close the file; questions that are under way end well, later ones are refused."""

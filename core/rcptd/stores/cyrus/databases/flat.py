@@ -82,6 +82,7 @@ class Flat:
     """How one flat file is read; see `files.Format` for who calls what when. There is no lock to take."""
 
     kind = "flat"
+    locking = False
 
     def __init__(self, path: str) -> None:
         self._path = path

@@ -49,6 +49,7 @@ class Skiplist(Lists):
     """How one skiplist file is read; see `files.Format` for who calls what when."""
 
     kind = "skiplist"
+    locking = True
     first = HEADER.size
     checked = False
 

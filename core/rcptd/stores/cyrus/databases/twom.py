@@ -65,6 +65,7 @@ class Twom(Lists):
     """How one twom file is read; see `files.Format` for who calls what when."""
 
     kind = "twom"
+    locking = True
     first = HEADER.size
 
     _guard = Range(0, 16)

@@ -48,6 +48,7 @@ class Twoskip(Lists):
     """How one twoskip file is read; see `files.Format` for who calls what when."""
 
     kind = "twoskip"
+    locking = True
     first = DUMMY
 
     def __init__(self, path: str) -> None:
