@@ -20,8 +20,9 @@ from rcptd.question import EXISTS, NOT_FOUND, Answer, Busy, Disabled, Found, Mai
 from rcptd.schema import option
 from rcptd.stores.cyrus import imapdconf
 from rcptd.stores.cyrus.databases import Held, Trouble
-from rcptd.stores.cyrus.imapdconf import FaultyImapdConf
+from rcptd.stores.cyrus.imapdconf import FaultyImapdConf, ImapdConf
 from rcptd.stores.cyrus.judge import Judge, Judgement, Outcome
+from rcptd.stores.cyrus.kick import Kicker, List
 
 _log = logging.getLogger("rcptd.stores.cyrus")
 
@@ -58,6 +59,7 @@ class CyrusMailboxes:
         self.on_smmapd = on_smmapd
         self._judge = judge
         self._allow_empty = allow_empty
+        self._kicker = _kicker(judge.conf)
 
     def lookup(self, recipient: Recipient) -> Answer | Busy:
         """Say what Cyrus knows of the recipient."""
@@ -82,7 +84,7 @@ class CyrusMailboxes:
         """Close the databases."""
         self._judge.close()
 
-    def _answer(self, judgement: Judgement, address: bytes) -> Answer:
+    def _answer(self, judgement: Judgement, address: bytes) -> Answer | Busy:
         """Tell a judgement as facts; raises `Held` and `Trouble`."""
         match judgement.outcome:
             case Outcome.NONEXISTENT:
@@ -122,10 +124,26 @@ class CyrusMailboxes:
             )
         )
 
-    def _nobody(self, address: bytes) -> Answer:
+    def _nobody(self, address: bytes) -> Answer | Busy:
+        if self._kicker:
+            match self._kicker.state(address):
+                case List.UNDER_WAY:
+                    return Busy("the mailbox list of the Murder is being brought up to date")
+                case List.CANNOT_TELL:
+                    return Unavailable("the mailbox list of the Murder cannot be brought up to date")
+                case _:  # up to date, and it may just have changed
+                    if self._judge.judge(address).outcome is not Outcome.NONEXISTENT:
+                        return Busy("the mailbox list of the Murder has just changed")
         if self._allow_empty or self._judge.holds_anybody(address):
             return NOT_FOUND
         return Unavailable("holds not one mailbox of that domain; allow_empty = true would make that a no")
+
+
+def _kicker(conf: ImapdConf) -> Kicker | None:
+    """Give what brings the mailbox list up to date; None where that is not this host's to do, as smmapd has it."""
+    if not conf.mupdate_server or (conf.mupdate_config == "standard" and conf.proxyservers):
+        return None
+    return Kicker(conf.configdirectory / "socket" / "mupdate.target")
 
 
 class _Faulty:
