@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
 
 from rcptd.stores.cyrus.databases import (
     Absent,
@@ -513,6 +514,22 @@ def test_a_server_that_cannot_be_asked_is_trouble_in_time(tmp_path: Path) -> Non
             fetch(database, b"k")
         assert "secret" not in caught.value.why
         database.close()
+
+
+def test_a_servers_table_is_asked_in_its_own_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite stands for the server: what is asked, and that it is asked from a thread, is the same."""
+    file = tmp_path / "server.sqlite"
+    with sqlite3.connect(file) as made:
+        made.execute("CREATE TABLE mailboxes_db (dbkey BLOB NOT NULL, data BLOB)")
+        made.execute("INSERT INTO mailboxes_db VALUES (?, ?)", (b"N\xff", b"\0value"))
+    made.close()
+    server = sqlalchemy.create_engine(f"sqlite:///{file}", connect_args={"check_same_thread": False})
+    monkeypatch.setattr(sql.Sql, "_make_engine", lambda _: server)
+    database = open_database("sql", tmp_path / "mailboxes.db", what="m", sql=SqlServer("mysql", "cyrus"))
+    assert fetch(database, b"N\xff") == b"\0value"
+    assert fetch(database, b"N") is None
+    assert database.describe().records == 1
+    database.close()
 
 
 def test_a_slow_server_makes_nobody_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -230,19 +230,19 @@ def test_many_readers_do_not_keep_a_writer_out(site: Site, path: Path, kind: str
     write(site, kind, path, rows)
     database = opened(kind, path)
     done = threading.Event()
+    keys = sorted(rows)
 
-    def ask(seed: int) -> tuple[int, int]:
+    def ask(seed: int) -> int:
         rng = random.Random(seed)
-        answered = held = 0
+        answered = 0
         while not done.is_set():
-            key = rng.choice(sorted(rows)[seed::8])
+            key = rng.choice(keys)
             try:
                 assert database.fetch(key) == rows[key]
                 answered += 1
             except Held:
-                held += 1
                 time.sleep(0.001)
-        return answered, held
+        return answered
 
     longest = 0.0
     with ThreadPoolExecutor(8) as threads:
@@ -254,9 +254,9 @@ def test_many_readers_do_not_keep_a_writer_out(site: Site, path: Path, kind: str
                 longest = max(longest, time.monotonic() - start)
                 time.sleep(0.001)
         done.set()
-        counts = [one.result(10) for one in asking]
-    assert longest < 3
-    assert sum(answered for answered, _ in counts) > 300
+        answered = sum(one.result(10) for one in asking)
+    assert longest < 3  # without making way it is ten seconds and more
+    assert answered > 50
 
 
 def test_no_lock_outlives_a_question(site: Site, path: Path) -> None:
