@@ -229,6 +229,7 @@ def test_what_the_mta_knows_reaches_the_question(served: Served) -> None:
         "size": 1000,
         "smtputf8": True,
         "session": "4Xyz",
+        "wire": "",
     }
 
 
