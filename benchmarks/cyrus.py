@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -269,4 +270,6 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    # Who ends us, as timeout(1) does, means the master and its children, too.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     main()
