@@ -162,16 +162,17 @@ class Flat:
             return None, size
         if not size:
             raise Absent(f"{self._path}: is empty")
-        signature = (size, status.st_mtime_ns)
+        signature = (size, status.st_ctime_ns)
         table = self._table
         if table is not None and table.signature == signature:
             return table, size
         data = os.pread(descriptor, size, 0)
         again = os.fstat(descriptor)
-        if (again.st_size, again.st_mtime_ns) != signature or len(data) != size:
+        if (again.st_size, again.st_ctime_ns) != signature or len(data) != size:
             raise Held(f"{self._path}: is just being written")
         table = _Table(data, signature)
-        settled = abs(time.time() - status.st_mtime) > SETTLED
+        # By ctime, which no tool sets; two changes within one tick of its clock could look like one.
+        settled = abs(time.time() - status.st_ctime) > SETTLED
         self._table = table if settled else None
         return table, size
 

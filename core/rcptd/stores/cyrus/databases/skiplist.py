@@ -63,13 +63,13 @@ class Skiplist(Lists):
 
     def _read_header(self, descriptor: int) -> State:
         status = os.fstat(descriptor)
-        stamp = (status.st_size, status.st_mtime_ns)
+        stamp = (status.st_size, status.st_ctime_ns)
         if stamp == self._state.stamp:
             return self._state
         self._check_header(descriptor, status.st_size)
         state = State(stamp, status.st_size)
-        # Two changes within one tick of the clock could leave the same size and time.
-        if abs(time.time() - status.st_mtime) > SETTLED:
+        # By ctime, which no tool sets. Two changes within one tick of the clock could leave the same size and time.
+        if abs(time.time() - status.st_ctime) > SETTLED:
             self._state = state
         return state
 
