@@ -25,7 +25,7 @@ from rcptd.stores.cyrus.databases.errors import Damaged
 from rcptd.stores.cyrus.databases.files import Walk
 
 HOPS = 5000  # steps of one search
-KEPT = 65_536  # records remembered, each some 450 octets
+KEPT = 131_072  # records remembered, each some 450 octets
 UNFINISHED = "a writer died in the midst of a change; what was there before is read, and the next one repairs the file"
 
 WINDOW = 512  # octets read at once: all of nearly every record, and the head of any
