@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,11 +11,19 @@ import pytest
 
 from rcptd import schema
 from rcptd.address import parse
+from rcptd.config import load, open_world
+from rcptd.drive import Driver
+from rcptd.query import Query
 from rcptd.question import EXISTS, NOT_FOUND, Answer, Busy, Disabled, Found, Mailbox, Posting, Quota, Unavailable
+from rcptd.stores.cyrus import imapdconf
+from rcptd.stores.cyrus.server import server
 from rcptd.stores.cyrus.store import CyrusMailboxes, Settings, open_store
+from rcptd.verdict import Action
+from rcptd_daemon.sections import SECTIONS
 from tests.rig.cyrus_site import Site, record
 from tests.rig.daemon import rcptd
 from tests.rig.place import sheltered
+from tests.rig.ports import wait_until
 from tests.rig.require import require_cyrus
 
 pytestmark = pytest.mark.cyrus
@@ -325,6 +334,48 @@ verify = ["imap"]
     assert set(full["replies"].values()) == {"continue", "OK full"}
     asked = {name: trace[-1]["store"] for name, trace in full["trace"].items()}
     assert asked == {"milter": "imap", "socketmap *": "imap", "socketmap cyrus": "imap as smmapd"}
+
+    world = open_world(load(configuration, SECTIONS))
+    try:
+        for wire, accepted in (("key", False), ("smmapd", True)):
+            decision = Driver(world).begin(Query("do^t", "socketmap", wire=wire))
+            assert decision.verdict
+            assert (decision.verdict.action is Action.ACCEPT) is accepted
+    finally:
+        for store in world.stores.values():
+            assert isinstance(store, CyrusMailboxes)
+            store.close()
+
+
+def test_mailboxes_may_be_in_a_table_of_a_database_server() -> None:
+    require_cyrus()
+    with sheltered("cyrus-sql") as place:
+        sql = {"mboxlist_db": "sql", "sql_engine": "sqlite", "sql_database": f"{place}/cyrus.sqlite"}
+        made = Site(place / "site", {**OPTIONS, **sql})
+        made.prepare()
+        with sqlite3.connect(place / "cyrus.sqlite") as database:
+            database.execute("CREATE TABLE mailboxes_db (dbkey TEXT PRIMARY KEY, data TEXT)")
+            database.execute("INSERT INTO mailboxes_db VALUES (?, ?)", ("Nuser\x1ffoo", record().decode()))
+        database.close()
+        with opened(made) as ask:
+
+            def settled(address: str) -> Answer | Busy:
+                said: list[Answer | Busy] = []
+
+                def ended() -> bool:
+                    said[:] = [ask(address)]
+                    return not isinstance(said[0], Busy)
+
+                assert wait_until(ended, 10)
+                return said[0]
+
+            assert settled("foo@example.org") == EXISTS
+            assert settled("nobody@example.org") == NOT_FOUND
+        made.options = {**made.options, "sql_hostnames": "one.example.org, two.example.org", "sql_user": "cyrus"}
+        made.prepare()
+        found = server(imapdconf.read(made.config, service="smmap", environ={}))
+        assert found
+        assert (found.engine, found.host, found.user) == ("sqlite", "one.example.org", "cyrus")
 
 
 def test_what_cyrus_warns_of_is_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -23,6 +23,7 @@ from rcptd.stores.cyrus.malformed import Malformed
 from rcptd.stores.cyrus.names import Resolved
 from rcptd.stores.cyrus.quotas import QuotaFigures
 from rcptd.stores.cyrus.records import MailboxRecord, read_mailbox
+from rcptd.stores.cyrus.server import server
 
 _log = logging.getLogger(__name__)
 
@@ -84,9 +85,10 @@ class Judge:
         self.strict = strict
         self._service = service
         self._drop_folder = drop_folder
-        self._mailboxes = open_database(conf.mboxlist_db, conf.mboxlist_db_path, what="mboxlist_db")
+        sql = server(conf)
+        self._mailboxes = open_database(conf.mboxlist_db, conf.mboxlist_db_path, what="mboxlist_db", sql=sql)
         self._quotas = quotas.open_quotas(conf)
-        self._denied = open_database(conf.userdeny_db, conf.userdeny_db_path, what="userdeny_db")
+        self._denied = open_database(conf.userdeny_db, conf.userdeny_db_path, what="userdeny_db", sql=sql)
         self._complaints: set[str] = set()
 
     @property

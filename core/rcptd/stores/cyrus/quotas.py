@@ -19,6 +19,7 @@ from rcptd.stores.cyrus.databases import Database, open_database
 from rcptd.stores.cyrus.imapdconf import ImapdConf
 from rcptd.stores.cyrus.malformed import BAD_FORMAT, Malformed
 from rcptd.stores.cyrus.quotalist import NIL, Item, Unfinished, read_list
+from rcptd.stores.cyrus.server import server
 
 NAME_OCTETS = 510  # what the original searches by
 VALUE_OCTETS = 128 << 10  # what the original takes for one string; a quota has a hundred
@@ -61,7 +62,9 @@ def open_quotas(conf: ImapdConf) -> Database:
     """Open the database of quota roots; troubles come with the questions."""
     letter = partial(hash_letter, full=conf.fulldirhash)
     domains = conf.virtdomains != "off"
-    return open_database(conf.quota_db, conf.quota_db_path, what="quota_db", letter=letter, domains=domains)
+    return open_database(
+        conf.quota_db, conf.quota_db_path, what="quota_db", letter=letter, domains=domains, sql=server(conf)
+    )
 
 
 def roots(conf: ImapdConf, internal: bytes) -> Iterator[bytes]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from rcptd.stores.cyrus.databases import Absent, open_database
 from rcptd.stores.cyrus.imapdconf import ImapdConf
 from rcptd.stores.cyrus.malformed import BAD_FORMAT, Malformed
+from rcptd.stores.cyrus.server import server
 
 _KEY = b"Q"
 _ENTRY = re.compile(rb"\d{1,9} %\((?=(?:.{0,200} )?E (\d{1,18})[ )])(?=(?:.{0,200} )?S (\d{1,18})[ )]).{0,400}\)")
@@ -24,7 +25,7 @@ def used(conf: ImapdConf, inbox: bytes) -> tuple[int, int]:
     uniqueid = _UNIQUE_ID.search(inbox)
     if not uniqueid:
         raise Malformed(BAD_FORMAT, f"an INBOX without a unique id: {inbox[:80]!r}")
-    database = open_database(conf.conversations_db, _path(conf, uniqueid[1]), what="conversations_db")
+    database = open_database(conf.conversations_db, _path(conf, uniqueid[1]), what="conversations_db", sql=server(conf))
     try:
         value = database.fetch(_KEY)
     except Absent:
