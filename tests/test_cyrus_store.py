@@ -282,10 +282,13 @@ def test_an_inbox_without_a_unique_id_cannot_be_counted() -> None:
     with sheltered("cyrus-no-id") as place:
         made = site(place / "site", quota_use_conversations="yes")
         made.mailboxes[b"user\x1ffull"] = b"%(T e P default A %(foo p))"
+        made.mailboxes[b"user\x1fbadquota"] = record(kind="el")
+        made.quotas["quota/b/user.badquota"] = b"1\n2\n"
         made.directory.joinpath("mailboxes.db").unlink()
         made.write()
         with opened(made) as ask:
             assert isinstance(ask("full@example.org"), Unavailable)
+            assert "layout before unique ids" in str(ask("badquota@example.org"))
 
 
 def test_a_faulty_imapd_conf_makes_the_store_unavailable_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""A writer of twom files, from the description of the format alone: what the reader is tried on.
+"""A writer of twom files, from the description of the format: what the reader is tried on.
 
 Debian's Cyrus has no twom. (The reader was also held against files of twom's own library, see docs/decisions.)
 """

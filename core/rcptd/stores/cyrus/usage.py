@@ -10,6 +10,7 @@ from pathlib import Path
 from rcptd.stores.cyrus.databases import Absent, open_database
 from rcptd.stores.cyrus.imapdconf import ImapdConf
 from rcptd.stores.cyrus.malformed import BAD_FORMAT, Malformed
+from rcptd.stores.cyrus.records import read_mailbox
 from rcptd.stores.cyrus.server import server
 
 _KEY = b"Q"
@@ -22,6 +23,8 @@ def used(conf: ImapdConf, inbox: bytes) -> tuple[int, int]:
 
     Raises `Trouble` where the database cannot be read, `Malformed` where what it says cannot be.
     """
+    if inbox and "legacy directories" in read_mailbox(inbox).flags:
+        raise Malformed(BAD_FORMAT, "an INBOX in the layout before unique ids, whose conversations are not read")
     uniqueid = _UNIQUE_ID.search(inbox)
     if not uniqueid:
         raise Malformed(BAD_FORMAT, f"an INBOX without a unique id: {inbox[:80]!r}")
