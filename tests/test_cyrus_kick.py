@@ -93,6 +93,21 @@ def test_who_does_not_answer_leaves_it_open(tmp_path: Path, mupdate: Mupdate, ca
     mupdate.answer.set()
 
 
+def test_a_kick_that_cannot_begin_leaves_it_open_and_the_next_one_works(
+    tmp_path: Path, mupdate: Mupdate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kicker = Kicker(tmp_path / "target")
+    with monkeypatch.context() as patch:
+
+        def refuse(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        patch.setattr(threading.Thread, "start", refuse)
+        assert kicker.state(b"a") is List.CANNOT_TELL
+    mupdate.answer.set()
+    assert settled(kicker, b"a") is List.UP_TO_DATE
+
+
 def test_keys_that_wait_are_bounded_and_forgotten(
     tmp_path: Path, mupdate: Mupdate, monkeypatch: pytest.MonkeyPatch
 ) -> None:

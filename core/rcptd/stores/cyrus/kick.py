@@ -59,8 +59,13 @@ class Kicker:
                     del self._waiting[key]
                     return state
             if not self._running:
+                try:
+                    threading.Thread(target=self._kick, name="mupdate kick", daemon=True).start()
+                except RuntimeError as error:  # no thread is to be had just now
+                    _log.warning("cannot kick mupdate: %s", error)
+                    del self._waiting[key]
+                    return List.CANNOT_TELL
                 self._running = True
-                threading.Thread(target=self._kick, name="mupdate kick", daemon=True).start()
         return List.UNDER_WAY
 
     def _forget(self, now: float) -> None:
