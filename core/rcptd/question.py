@@ -8,17 +8,22 @@ writer holds a lock, and whoever drives the decision asks again from the loop.
 Also here is what a store can know of a recipient, a `Mailbox` and its parts.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from rcptd.address import Recipient
 
 
 class Lookup(NamedTuple):
-    """The question whether a store, by its configured name, knows a recipient."""
+    """The question whether a store, by its configured name, knows a recipient.
+
+    `server` is where another store knows the mailbox to be, "" where none said so.
+    """
 
     store: str
     recipient: Recipient
+    server: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,9 @@ class Mailbox:
 
     `spelling` is the address as the store spells it, "" where that is the key itself; `catch_all` says
     that the domain's catch-all answered; `targets` are the addresses an alias leads to; `moved_to` is
-    the new address of one who left; `posting` None means anyone.
+    the new address of one who left; `posting` None means anyone. `unproven` says that who was asked takes every
+    local part, so that its yes proves nothing; `server` names the host that keeps the mailbox, where that is
+    another one, which has yet to be asked.
     """
 
     spelling: str = ""
@@ -79,25 +86,48 @@ class Mailbox:
     quota: Quota | None = None
     targets: tuple[str, ...] = ()
     moved_to: str = ""
+    unproven: bool = False
+    server: str = ""
+
+
+class Absence(Enum):
+    """What is not there, by the words that logs and traces use."""
+
+    MAILBOX = "no such mailbox"
+    DOMAIN = "no such domain"
+    NULL_MX = "the domain takes no mail"  # RFC 7505
+    UTF8 = "its server takes no address in UTF-8"  # RFC 6531 3.5
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The store knows the recipient, and this is what it knows."""
+    """The store knows the recipient, and this is what it knows.
+
+    `source` is who said so and in which words, where the store only passes it on; as `why` in `Unavailable`.
+    """
 
     mailbox: Mailbox
+    source: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class NotFound:
-    """The store is well and has no such recipient."""
+    """The store is well and has no such recipient; `source` as in `Found`."""
+
+    absence: Absence = Absence.MAILBOX
+    source: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """The store cannot tell; `why` is for the log and the trace, never for the client."""
+    """The store cannot tell; `why` is for the log and the trace, never for the client.
+
+    `of_recipient` says that whoever was asked is well and cannot tell of this recipient only, as with a mailbox
+    that is greylisted: that may be remembered for a moment, all other trouble never is.
+    """
 
     why: str
+    of_recipient: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +139,9 @@ class Busy:
 
 Answer = Found | NotFound | Unavailable
 
-# The two answers that need no detail, made once: they are the common ones.
-EXISTS = Found(Mailbox())
+# What needs no detail, made once: it is the common case.
+PLAIN = Mailbox()
+EXISTS = Found(PLAIN)
 NOT_FOUND = NotFound()
 
 
@@ -146,7 +177,46 @@ class Service(Protocol):
         ...
 
 
+@runtime_checkable
+class AsksServers(Protocol):
+    """A service that can ask a server which another store named; called as `Service.ask`."""
+
+    async def ask_at(self, server: str, recipient: Recipient) -> Answer:
+        """Say what the server knows of the recipient."""
+        ...
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A service that remembers its answers. Any thread may call these, except `ask_in_shadow`, which is for the loop."""
+
+    def recall(self, recipient: Recipient) -> Answer | Busy:
+        """Give the remembered answer that still counts; `Busy` where one must ask."""
+        ...
+
+    def peek(self, recipient: Recipient) -> Answer | Busy:
+        """Do as `recall`, but let nobody notice: no refresh follows."""
+        ...
+
+    def last_known(self, recipient: Recipient) -> Answer | None:
+        """Give the last good answer that may be used while nobody answers, None for none."""
+        ...
+
+    async def ask_in_shadow(self, recipient: Recipient) -> Answer:
+        """Ask past the memory, without changing it."""
+        ...
+
+
 Store = Table | Service
+
+
+@runtime_checkable
+class Reports(Protocol):
+    """A store that can tell how it is, for the status of the daemon; must not wait, any thread may call."""
+
+    def condition(self) -> str:
+        """Say in a few words what is wrong, "" while all is well."""
+        ...
 
 
 @runtime_checkable
