@@ -188,7 +188,7 @@ class AsksServers(Protocol):
 
 @runtime_checkable
 class Remembers(Protocol):
-    """A service that remembers its answers. Any thread may call these, except `ask_in_shadow`, which is for the loop."""
+    """A service that remembers its answers; any thread may call all but `ask_in_shadow`, which is for the loop."""
 
     def recall(self, recipient: Recipient) -> Answer | Busy:
         """Give the remembered answer that still counts; `Busy` where one must ask."""
