@@ -1,5 +1,6 @@
 """The real lmtpd of the tests: what it says by hand at each of its listeners, with which rcptd is compared."""
 
+import ssl
 import time
 from collections.abc import Iterator
 
@@ -48,15 +49,30 @@ def test_an_address_that_it_cannot_read_is_a_syntax_error(lmtpd: Lmtpd) -> None:
 
 
 @pytest.mark.parametrize(
-    ("which", "offered"), [("unix", "EXTERNAL"), ("trusting", "EXTERNAL"), ("wanting", "PLAIN")]
-)
-def test_what_it_offers(lmtpd: Lmtpd, which: str, offered: str) -> None:
+    ("which", "offered"),
+    [
+        ("unix", ["AUTH EXTERNAL"]), ("trusting", ["AUTH EXTERNAL"]),
+        ("wanting", ["STARTTLS", "AUTH PLAIN"]), ("secure", ["STARTTLS"]),
+    ],
+)  # fmt: skip
+def test_what_it_offers(lmtpd: Lmtpd, which: str, offered: list[str]) -> None:
     with Dialogue(getattr(lmtpd, which), lmtp=True) as session:
         assert session.hello
         assert session.hello.text.splitlines()[1:-1] == [
-            "8BITMIME", "ENHANCEDSTATUSCODES", "PIPELINING", "SIZE", f"AUTH {offered}", "IGNOREQUOTA",
+            "8BITMIME", "ENHANCEDSTATUSCODES", "PIPELINING", "SIZE", *offered, "IGNOREQUOTA",
         ]  # fmt: skip
         assert session.greeting.text.startswith("mx.example.org Cyrus LMTP ")
+
+
+def test_with_tls_the_password_may_come(lmtpd: Lmtpd) -> None:
+    with Dialogue(lmtpd.secure, lmtp=True) as session:
+        assert str(authenticate(session)) == "501 5.5.4 undefined error!"
+        session.starttls(ssl.create_default_context(cafile=str(lmtpd.certificate.file)), "mx.example.org")
+        hello = session.command("LHLO client.example.net").text
+        assert "AUTH PLAIN" in hello
+        assert "STARTTLS" not in hello
+        assert str(authenticate(session)) == "235 Authenticated!"
+        assert session.mail("").code == 250
 
 
 def test_without_auth_mail_is_refused_and_the_wrong_ones_are_too(lmtpd: Lmtpd) -> None:

@@ -7,6 +7,7 @@ size, so that an MTA which hangs or babbles fails a test and does not stop the r
 
 import re
 import socket
+import ssl
 import time
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -108,6 +109,13 @@ class Dialogue:
     def rset(self) -> Reply:
         """RSET."""
         return self.command("RSET")
+
+    def starttls(self, context: ssl.SSLContext, name: str) -> None:
+        """STARTTLS; `name` is the one that the certificate must have. EHLO or LHLO is to be said again."""
+        reply = self.command("STARTTLS")
+        if reply.code != 220:
+            raise RuntimeError(f"STARTTLS: {reply}")
+        self._socket = context.wrap_socket(self._socket, server_hostname=name)
 
     def read(self) -> Reply:
         """The next whole reply. Raises `Closed`, `TimeoutError`, or `ValueError` for what is no reply."""

@@ -15,6 +15,8 @@ What Cyrus 3.6.1 (Debian 12) does; each is held by tests/test_rig_lmtpd.py:
   TCP without `-a` it offers AUTH PLAIN if `allowplaintext` is set, and takes the `admins` of that service only, by the
   service's name: `lmtpauth_admins`. MAIL gets `430 Authentication required` before. A wrong password, and one who is
   no administrator, get `501 5.5.4 undefined error!`, not 535.
+- With `allowplaintext: no`, here `lmtpsecure_allowplaintext`, AUTH PLAIN is offered and taken after STARTTLS only. That
+  is offered where AUTH is wanted, never to a client that is trusted.
 - userdeny goes by the service's name, too.
 - `-H`, for a PROXY header, is no option of it (3.12 has it): it says `421-4.3.0 usage` to its own standard error
   and exits with status 64, so that a client sees a connection closed without a word.
@@ -31,6 +33,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Self
 
+from tests.rig.certificates import certificate
 from tests.rig.cyrus import ADMIN, HOST_NAME, PATIENCE, Cyrus, service
 from tests.rig.cyrus_site import Site
 from tests.rig.dialogue import Dialogue, Reply
@@ -66,22 +69,24 @@ VERDICTS: Mapping[str, str] = MappingProxyType({
 
 
 class Lmtpd:
-    """One Cyrus with five lmtpds on one store; a context manager, or `start` and `stop`.
+    """One Cyrus with six lmtpds on one store; a context manager, or `start` and `stop`.
 
-    `unix` is a path, the others are ports of loopback: `trusting` runs with `-a`, `wanting` wants AUTH, `final` (with
-    `-a`) says that over quota is for good, and `single` (with `-a`) serves one client at a time. `services` are more
-    lines of SERVICES.
+    `unix` is a path, the others are ports of loopback: `trusting` runs with `-a`, `wanting` wants AUTH, `secure` wants
+    TLS before it, with `certificate`, `final` (with `-a`) says that over quota is for good, and `single` (with `-a`)
+    serves one client at a time. `services` are more lines of SERVICES.
     """
 
     def __init__(
         self, place: Path, *, imapd_conf: Mapping[str, str] = MappingProxyType({}), services: Iterable[str] = ()
     ) -> None:
         self.unix = place / "lmtp.sock"
-        self.trusting, self.wanting, self.final, self.single = (free_port() for _ in range(4))
+        self.trusting, self.wanting, self.secure, self.final, self.single = (free_port() for _ in range(5))
+        self.certificate = certificate(place, HOST_NAME)
         options = {
             "virtdomains": "userid", "defaultdomain": "example.org", "postuser": "bb",
             "postmaster": "postmaster@example.org",
-            "lmtpauth_admins": CLIENT,
+            "lmtpauth_admins": CLIENT, "lmtpsecure_admins": CLIENT, "lmtpsecure_allowplaintext": "no",
+            "tls_server_cert": str(self.certificate.file), "tls_server_key": str(self.certificate.key),
             "lmtpfinal_lmtp_over_quota_perm_failure": "yes",
             **imapd_conf,
         }  # fmt: skip
@@ -93,6 +98,7 @@ class Lmtpd:
                 service("lmtpunix", run, self.unix),
                 service("lmtp", f"{run} -a", f"{LOOPBACK}:{self.trusting}"),
                 service("lmtpauth", run, f"{LOOPBACK}:{self.wanting}"),
+                service("lmtpsecure", run, f"{LOOPBACK}:{self.secure}"),
                 service("lmtpfinal", f"{run} -a", f"{LOOPBACK}:{self.final}"),
                 service("lmtpsingle", f"{run} -a", f"{LOOPBACK}:{self.single}", maxchild=1),
                 *services,
@@ -120,7 +126,7 @@ class Lmtpd:
         self.cyrus.stop()
 
     def _prepare(self) -> None:
-        ports = (self.trusting, self.wanting, self.final, self.single)
+        ports = (self.trusting, self.wanting, self.secure, self.final, self.single)
         if not wait_until(lambda: all(map(is_open, ports))):
             raise RuntimeError(f"lmtpd does not listen:\n{self.cyrus.log()}")
         with self.cyrus.imap() as imap:
