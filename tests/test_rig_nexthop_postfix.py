@@ -1,5 +1,6 @@
 """The real Postfix that tests ask as a next hop: what it says by hand, and what it does to one who asks on and on."""
 
+import ssl
 import time
 from collections.abc import Iterator
 
@@ -47,6 +48,14 @@ def test_without_tls_where_it_must_be_mail_is_refused(hop: NextHopPostfix) -> No
     with Dialogue(hop.ports["encrypted"]) as session:
         assert codes(session.mail("")) == "530 5.7.0"
         assert codes(session.rcpt("user@example.org")) == "530 5.7.0"
+
+
+def test_with_tls_it_says_the_same(hop: NextHopPostfix) -> None:
+    with Dialogue(hop.ports["encrypted"]) as session:
+        session.starttls(ssl.create_default_context(cafile=str(hop.certificate.file)), "mx.example.org")
+        assert session.command("EHLO client.example.net").code == 250
+        assert session.mail("").code == 250
+        assert codes(session.rcpt("nobody@example.org")) == "550 5.1.1"
 
 
 def test_one_connection_too_many_has_421_for_a_greeting(hop: NextHopPostfix) -> None:

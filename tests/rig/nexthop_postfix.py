@@ -27,9 +27,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Self
 
+from tests.rig.certificates import certificate
 from tests.rig.dialogue import Dialogue, Reply
 from tests.rig.ports import LOOPBACK, free_port, is_open, wait_until
-from tests.rig.postfix import Postfix
+from tests.rig.postfix import HOST_NAME, Postfix
 
 # Code and enhanced status code of its RCPT reply to the null sender.
 VERDICTS: Mapping[str, str] = MappingProxyType({
@@ -77,10 +78,16 @@ mynetworks =
 
 
 class NextHopPostfix:
-    """One private Postfix with several ports; a context manager, or `start` and `stop`."""
+    """One private Postfix with several ports; a context manager, or `start` and `stop`.
+
+    `certificate` is that of the port `encrypted`; the others have no TLS.
+    """
 
     def __init__(self, place: Path) -> None:
         self.ports = {name: free_port() for name in OPTIONS}
+        self.certificate = certificate(place, HOST_NAME)
+        files = (f"smtpd_tls_cert_file={self.certificate.file}", f"smtpd_tls_key_file={self.certificate.key}")
+        settings = {**OPTIONS, "encrypted": OPTIONS["encrypted"] + files}
         self.postfix = Postfix(
             place,
             main_cf=_MAIN_CF.format(
@@ -89,7 +96,7 @@ class NextHopPostfix:
             ),
             master_cf="".join(
                 f"{LOOPBACK}:{self.ports[name]} inet n - n - 30 smtpd{''.join(f' -o {one}' for one in options)}\n"
-                for name, options in OPTIONS.items()
+                for name, options in settings.items()
             ),
         )
         self.port = self.postfix.port
