@@ -1,4 +1,4 @@
-"""A small SMTP client for dialogues in lock step: a command out, one whole reply back.
+"""A small SMTP and LMTP client for dialogues in lock step: a command out, one whole reply back.
 
 It is deliberately dumb: it sends any bytes, judges nothing, and says what came back. The source address can
 be chosen, since an MTA may let 127.0.0.1 relay and not 127.0.0.2. Every read has a limit in time and in
@@ -7,7 +7,9 @@ size, so that an MTA which hangs or babbles fails a test and does not stop the r
 
 import re
 import socket
+import ssl
 import time
+from pathlib import Path
 from typing import NamedTuple, Self
 
 from tests.rig.ports import LOOPBACK
@@ -41,23 +43,30 @@ class Reply(NamedTuple):
 
 
 class Dialogue:
-    """One SMTP session, greeting and EHLO done; a context manager that says QUIT and closes."""
+    """One session, greeting and EHLO done, or LHLO if `lmtp`; a context manager that says QUIT and closes."""
 
     def __init__(
         self,
-        port: int,
+        port: int | Path,
         *,
         host: str = LOOPBACK,
         source: str = TRUSTED,
         ehlo: str | None = "client.example.net",
+        lmtp: bool = False,
         timeout: float = REPLY_TIME,
     ) -> None:
         self.timeout = timeout
         self._buffer = b""
-        self._socket = socket.create_connection((host, port), timeout=timeout, source_address=(source, 0))
+        if isinstance(port, Path):
+            self._socket = socket.socket(socket.AF_UNIX)
+            self._socket.settimeout(timeout)
+            self._socket.connect(str(port))
+        else:
+            self._socket = socket.create_connection((host, port), timeout=timeout, source_address=(source, 0))
         try:
             self.greeting = self.read()
-            self.hello = self.command(f"EHLO {ehlo}") if ehlo and self.greeting.code == 220 else None
+            hello = f"{'LHLO' if lmtp else 'EHLO'} {ehlo}"
+            self.hello = self.command(hello) if ehlo and self.greeting.code == 220 else None
         except BaseException:
             self._socket.close()
             raise
@@ -100,6 +109,13 @@ class Dialogue:
     def rset(self) -> Reply:
         """RSET."""
         return self.command("RSET")
+
+    def starttls(self, context: ssl.SSLContext, name: str) -> None:
+        """STARTTLS; `name` is the one that the certificate must have. EHLO or LHLO is to be said again."""
+        reply = self.command("STARTTLS")
+        if reply.code != 220:
+            raise RuntimeError(f"STARTTLS: {reply}")
+        self._socket = context.wrap_socket(self._socket, server_hostname=name)
 
     def read(self) -> Reply:
         """The next whole reply. Raises `Closed`, `TimeoutError`, or `ValueError` for what is no reply."""

@@ -61,7 +61,8 @@ def require_sendmail() -> None:
 def require_cyrus() -> None:
     """Skip or fail unless a private Cyrus IMAP can be started: its packages, root's rights, a /dev of its own."""
     require(program("cyrmaster") and program("saslpasswd2"), "cyrus-common or sasl2-bin is not installed")
-    missing = [one for one in ("smmapd", "imapd", "cyr_dbtool", "cyr_deny") if not (CYRUS_PROGRAMS / one).exists()]
+    needed = ("smmapd", "imapd", "lmtpd", "cyr_dbtool", "cyr_deny")
+    missing = [one for one in needed if not (CYRUS_PROGRAMS / one).exists()]
     require(not missing, f"Cyrus IMAP misses {', '.join(missing)}")
     require(os.geteuid() == 0, "cyrmaster starts as root only")
     require(_may_unshare(), "unshare -u -m is not permitted here, and Cyrus logs to /dev/log only")
