@@ -32,7 +32,7 @@ def test_a_test_is_made_once_and_again_after_its_time(takes_all: bool) -> None:
 def test_what_was_known_is_not_known_for_ever() -> None:
     known = make()
     known.learn(KEY, True, 0.0)
-    known.learn(KEY, None, 4 * HOURS)
+    assert known.is_due(KEY, 4 * HOURS)
     assert known.known(KEY, 8 * HOURS - 1)
     assert known.known(KEY, 8 * HOURS) is None
 
@@ -40,9 +40,15 @@ def test_what_was_known_is_not_known_for_ever() -> None:
 def test_a_test_without_a_result_is_made_again_after_a_pause() -> None:
     known = make()
     assert known.is_due(KEY, 0.0)
-    known.learn(KEY, None, 1.0)
     assert not known.is_due(KEY, RETRY - 1)
     assert known.is_due(KEY, RETRY)
+
+
+def test_a_test_that_was_not_made_is_left_to_the_next_question() -> None:
+    known = make()
+    assert known.is_due(KEY, 0.0)
+    known.withdrawn(KEY)
+    assert known.is_due(KEY, 0.0)
 
 
 def test_a_change_of_mind_counts_at_once() -> None:

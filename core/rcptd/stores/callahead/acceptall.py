@@ -48,7 +48,7 @@ class AcceptAll:
         return known.takes_all if known and now < known.until else None
 
     def is_due(self, key: Key, now: float) -> bool:
-        """Say whether a test is due; whoever is told so makes it, and tells its end by `learn`."""
+        """Say whether a test is due; whoever is told so makes it, and tells its result."""
         known = self._known.get(key)
         if (known and now < known.test_at) or now < self._tests.get(key, 0.0):
             return False
@@ -59,10 +59,12 @@ class AcceptAll:
             del self._tests[next(iter(self._tests))]
         return True
 
-    def learn(self, key: Key, takes_all: bool | None, now: float) -> None:
-        """Hear the end of a test, None where it had no result."""
-        if takes_all is None:
-            return
+    def withdrawn(self, key: Key) -> None:
+        """Hear that a test was not made after all; the next question may make it."""
+        self._tests.pop(key, None)
+
+    def learn(self, key: Key, takes_all: bool, now: float) -> None:
+        """Hear the result of a test."""
         self._tests.pop(key, None)
         self._known.pop(key, None)
         self._known[key] = _Known(takes_all, now + self._retest, now + 2 * self._retest)
