@@ -11,9 +11,9 @@ from rcptd.address import Recipient, parse
 from rcptd.question import EXISTS, NOT_FOUND, Unavailable
 from rcptd.stores.callahead import pool as pools
 from rcptd.stores.callahead.breaker import FAILURES, Breaker
-from rcptd.stores.callahead.meaning import TRY_AGAIN, HopTrouble, Step, Trouble
+from rcptd.stores.callahead.meaning import TRY_AGAIN, Greylisted, HopTrouble, Outcome, Step, Trouble
 from rcptd.stores.callahead.pool import Limits, Pool
-from rcptd.stores.callahead.waiting import Conversation, Outcome
+from rcptd.stores.callahead.waiting import Conversation
 
 ANNA, BOB = parse("anna@example.org"), parse("bob@example.org")
 REFUSED = HopTrouble(Trouble.REFUSED, Step.BANNER, "554 no", 554)
@@ -203,6 +203,30 @@ def test_an_old_connection_is_replaced() -> None:
         now[0] += 61
         assert await ask(pool) is EXISTS
         await ask(pool)
+        assert len(hop.lines) == 2
+        await pool.aclose()
+
+    run(main)
+
+
+def test_a_connection_is_asked_once_however_short_its_life() -> None:
+    async def main() -> None:
+        hop = Hop()
+        pool = make(hop, age=0.0)
+        assert await ask_many(pool, 9) == [EXISTS] * 9
+        assert len(hop.lines) == len(hop.asked)
+        await pool.aclose()
+
+    run(main)
+
+
+def test_a_connection_without_room_is_replaced() -> None:
+    async def main() -> None:
+        hop = Hop()
+        pool = make(hop)
+        await ask(pool)
+        hop.lines[0].room = 0
+        assert await ask(pool) is EXISTS
         assert len(hop.lines) == 2
         await pool.aclose()
 
@@ -688,16 +712,17 @@ def test_a_refusal_of_us_is_told_once_and_its_end_once(caplog: pytest.LogCapture
 
 
 def test_what_a_hop_cannot_tell_of_a_recipient_is_no_trouble_of_its() -> None:
-    grey = Unavailable("450 greylisted", of_recipient=True)
+    grey = Greylisted("450 greylisted", of_recipient=True)
 
     async def main() -> None:
         hop = Hop()
-        hop.says = [grey, NOT_FOUND] * 5
+        hop.says = [grey, NOT_FOUND] * 5 + [Unavailable("450 odd", of_recipient=True)]
         pool = make(hop)
         for _ in range(5):
             assert await ask(pool) is grey
             assert await ask(pool) is NOT_FOUND
-        assert pool.counts == {"cannot tell of the recipient": 5, "not found": 5}
+        await ask(pool)
+        assert pool.counts == {"greylisted": 5, "not found": 5, "cannot tell of the recipient": 1}
         await pool.aclose()
 
     run(main)

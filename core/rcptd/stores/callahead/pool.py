@@ -32,8 +32,8 @@ from rcptd.address import Recipient
 from rcptd.question import Answer, Found, NotFound, Unavailable
 from rcptd.stores.callahead import conduct
 from rcptd.stores.callahead.breaker import Breaker
-from rcptd.stores.callahead.meaning import HopTrouble, Step, Trouble, TryAgain
-from rcptd.stores.callahead.waiting import AGAIN, Conversation, Open, Outcome, Question, Waiting
+from rcptd.stores.callahead.meaning import Greylisted, HopTrouble, Outcome, Step, Trouble, TryAgain
+from rcptd.stores.callahead.waiting import AGAIN, Conversation, Open, Question, Waiting
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +43,12 @@ PLAIN = 600.0  # seconds for which a failure of opportunistic TLS is remembered
 GOODBYE = 1.0  # seconds that QUIT may take
 CLOSING = 2.0  # seconds that all connections have to end, together
 
-_KINDS = {Found: "found", NotFound: "not found", Unavailable: "cannot tell of the recipient"}
+_KINDS: dict[type[Answer], str] = {
+    Found: "found",
+    NotFound: "not found",
+    Unavailable: "cannot tell of the recipient",
+    Greylisted: "greylisted",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +241,7 @@ class Pool:
         """Ask what waits, until the connection is too old, too long idle, or dead."""
         limits, now = self._limits, self._clock()
         old, fresh = now + limits.age, True
-        while conversation.usable and now < old and not self._closed:
+        while conversation.usable and conversation.room and (fresh or now < old) and not self._closed:
             if batch := self._taken(conversation):
                 await self._put(conversation, batch, fresh=fresh)
                 fresh = False

@@ -6,10 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from rcptd.address import Recipient
-from rcptd.question import Answer
-from rcptd.stores.callahead.meaning import HopTrouble, TryAgain
-
-Outcome = Answer | HopTrouble | TryAgain
+from rcptd.stores.callahead.meaning import HopTrouble, Outcome
 
 AGAIN = 2  # times that a question goes back into the queue: once for a lost connection, once for one that was full
 
