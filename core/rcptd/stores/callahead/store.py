@@ -26,12 +26,11 @@ from rcptd.question import Absence, Answer, Found, NotFound, Unavailable
 from rcptd.stores.callahead import routes
 from rcptd.stores.callahead.acceptall import AcceptAll, Key
 from rcptd.stores.callahead.hops import Hops, Place
-from rcptd.stores.callahead.meaning import HopTrouble, TryAgain
+from rcptd.stores.callahead.meaning import HopTrouble, Outcome, TryAgain
 from rcptd.stores.callahead.pool import Pool
 from rcptd.stores.callahead.routes import Routes
 from rcptd.stores.callahead.routesfile import RoutesFile
 from rcptd.stores.callahead.settings import Settings
-from rcptd.stores.callahead.waiting import Outcome
 
 __all__ = ["CallAhead", "Settings", "open_store"]
 
