@@ -27,7 +27,7 @@ from rcptd.question import (
     Service,
     Unavailable,
 )  # fmt: skip
-from rcptd.stores.callahead import hops, store
+from rcptd.stores.callahead import hops, pool, store
 from rcptd.stores.callahead.connection import Dial
 from rcptd.stores.callahead.dialogue import Dialogue
 from rcptd.stores.callahead.meaning import HopTrouble, Outcome, Step, Trouble
@@ -93,6 +93,7 @@ class Line:
 
 @pytest.fixture
 def network(monkeypatch: pytest.MonkeyPatch) -> Network:
+    monkeypatch.setattr(pool, "CLOSING", 0.05)
     return Network(monkeypatch)
 
 
@@ -440,7 +441,7 @@ def test_an_exchanger_is_dialled_where_the_dns_has_it(network: Network, monkeypa
 def test_the_password_is_read_for_each_connection(network: Network, tmp_path: Path) -> None:
     path = tmp_path / "password"
     path.write_bytes(b"first\r\nnot this\n")
-    options: dict[str, Any] = {"next_hops": ONE, "auth_user": "rcptd", "auth_password_file": str(path), "tls": "required"}
+    options: dict[str, Any] = {"next_hops": ONE, "auth_user": "rcptd", "auth_password_file": str(path)}
     assert answer(**options) == EXISTS
     path.write_text("second")
     assert answer(**options) == EXISTS

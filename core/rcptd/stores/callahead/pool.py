@@ -41,7 +41,7 @@ QUEUE = 20_000  # questions that may wait for one hop
 FULL = 10.0  # seconds without new connections after the hop has refused one beside others
 PLAIN = 600.0  # seconds for which a failure of opportunistic TLS is remembered
 GOODBYE = 1.0  # seconds that QUIT may take
-CLOSING = 2.0  # seconds that all connections have to end, together
+CLOSING = 1.0  # seconds that all connections have to end, together
 
 _KINDS: dict[type[Answer], str] = {
     Found: "found",
