@@ -87,6 +87,7 @@ class Step(Enum):
     RSET = "RSET"
     MAIL = "MAIL"
     RCPT = "RCPT"
+    QUIT = "QUIT"
 
 
 class Trouble(Enum):
