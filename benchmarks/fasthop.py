@@ -10,6 +10,7 @@ import asyncio
 import os
 import sys
 from collections import deque
+from typing import cast
 
 GREETING = b"220 fast LMTP\r\n"
 FEATURES = b"250-fast\r\n250-PIPELINING\r\n250-ENHANCEDSTATUSCODES\r\n250 8BITMIME\r\n"
@@ -29,9 +30,8 @@ class Hop(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(GREETING)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self._transport.write(GREETING)
 
     def data_received(self, data: bytes) -> None:
         """Answer the commands that are whole."""
