@@ -167,13 +167,13 @@ class ScriptedHop:
         self.most = 0
         self._tls = tls
         self._proxy = proxy
-        self._path = path
+        self.path = path
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        if self._path:
-            self._server = await asyncio.start_unix_server(self._accept, self._path)
+        if self.path:
+            self._server = await asyncio.start_unix_server(self._accept, self.path)
         else:
             self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, backlog=1000)
             self.port = self._server.sockets[0].getsockname()[1]
@@ -229,7 +229,9 @@ class ScriptedHop:
                 session.writer.close()
                 return False
             case End.STALL:
-                await asyncio.Event().wait()
+                while await session.reader.read(4096):
+                    pass  # until the client goes
+                return False
             case Late():
                 await asyncio.sleep(action.seconds)
                 return await self._do(session, action.action, line)

@@ -1,0 +1,70 @@
+"""Connects to a scripted next hop, and asks it about recipients; one line in a test."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from rcptd.address import parse
+from rcptd.stores.callahead.connection import Connection, Dial, open_connection
+from rcptd.stores.callahead.dialogue import Dialogue
+from rcptd.stores.callahead.meaning import Outcome, counted_as
+from rcptd.stores.callahead.nexthop import NextHop, Protocol
+from tests.harness.nexthop import ScriptedHop
+
+HELLO = "filter.example.org"
+
+
+def at(hop: ScriptedHop, protocol: Protocol = "smtp") -> NextHop:
+    """Give a scripted hop's address."""
+    if hop.path:
+        return NextHop(protocol, path=str(hop.path))
+    return NextHop(protocol, host="127.0.0.1", port=hop.port)
+
+
+def dial(hop: NextHop) -> Dial:
+    """Give a dial to it, without anything clever."""
+
+    async def connect() -> socket.socket:
+        connected = socket.socket(socket.AF_UNIX if hop.path else socket.AF_INET)
+        connected.setblocking(False)
+        try:
+            where: Any = hop.path or (hop.host, hop.port)
+            await asyncio.get_running_loop().sock_connect(connected, where)
+        except BaseException:
+            connected.close()
+            raise
+        return connected
+
+    return connect
+
+
+def later(seconds: float) -> float:
+    """Give the loop's time in so many seconds."""
+    return asyncio.get_running_loop().time() + seconds
+
+
+@asynccontextmanager
+async def connected(
+    hop: ScriptedHop, protocol: Protocol = "smtp", *, within: float = 5.0, **options: Any
+) -> AsyncIterator[Connection]:
+    """Open a connection to a hop that runs, and leave nothing open."""
+    dialogue = Dialogue(**{"hello": HELLO, "reply_timeout": 2.0, **options})
+    there = at(hop, protocol)
+    connection = await open_connection(there, dial(there), dialogue, until=later(within))
+    try:
+        yield connection
+    finally:
+        connection.abort()
+        await asyncio.sleep(0)
+
+
+async def ask(connection: Connection, *addresses: str, within: float = 5.0) -> list[Outcome]:
+    """Ask about addresses."""
+    return await connection.ask([parse(address) for address in addresses], until=later(within))
+
+
+async def counted(connection: Connection, *addresses: str, within: float = 5.0) -> list[str]:
+    """Ask about addresses, give the kinds of the outcomes."""
+    return [counted_as(outcome) for outcome in await ask(connection, *addresses, within=within)]
