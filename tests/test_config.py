@@ -148,7 +148,9 @@ def test_services_are_slow_and_those_that_ask_a_mail_server_are_next_hops(
         return Foreign
 
     monkeypatch.setattr(stores, "find", find)
-    text = '[stores.a]\ntype = "foreign"\n[stores.b]\ntype = "foreign"\nnext_hop = true\n'
+    text = (
+        '[stores.a]\ntype = "foreign"\nmemo = "off"\n[stores.b]\ntype = "foreign"\nnext_hop = true\nmemo = "off"\n'
+    )
     world = open_world(load(written(tmp_path, text), SECTIONS))
     assert world.policy.slow == {"a", "b"}
     assert world.policy.next_hops == {"b"}

@@ -14,6 +14,7 @@ more is not kept.
 
 import contextlib
 import logging
+import math
 import os
 import queue
 import sqlite3
@@ -31,6 +32,9 @@ _log = logging.getLogger("rcptd.memo")
 
 BATCH = 1.0
 """How long, in seconds, changes are gathered before they are written."""
+
+RETRY = 10.0
+"""How long, in seconds, until what could not be written is tried again at the latest."""
 
 WAITING = 100_000
 """How many changes may wait to be written; more are not kept."""
@@ -153,31 +157,37 @@ class MemoFile:
     # In the thread.
 
     def _work(self) -> None:
-        ended = False
-        while not ended:
-            batch: list[_Change] = []
-            waiting: list[Future[None]] = []
-            until = None
-            while not ended and not waiting:
-                try:
-                    change = self._changes.get(timeout=None if until is None else max(until - time.monotonic(), 0))
-                except queue.Empty:
-                    break
-                match change:
-                    case None:
-                        ended = True
-                    case Future():
-                        waiting.append(change)
-                    case _:
-                        batch.append(change)
-                until = until or time.monotonic() + BATCH
-            if batch:
+        unwritten: list[_Change] = []
+        going_on = True
+        while going_on:
+            going_on, flushed = self._gather(unwritten)
+            if unwritten:
                 with self._lock, self._watching("written"):
-                    self._write(batch)
-            for future in waiting:
-                future.set_result(None)
+                    self._write(unwritten)
+                    unwritten.clear()
+                # What could not be written is tried again: a purge must not be forgotten. The newest counts most.
+                del unwritten[:-WAITING]
+            if flushed:
+                flushed.set_result(None)
         with self._lock:
             self._close()
+
+    def _gather(self, unwritten: list[_Change]) -> tuple[bool, "Future[None] | None"]:
+        """Gather what changes within a batch's time; says whether to go on, and who waits for it to be written."""
+        until = time.monotonic() + RETRY if unwritten else None
+        while True:
+            try:
+                change = self._changes.get(timeout=None if until is None else max(until - time.monotonic(), 0))
+            except queue.Empty:
+                return True, None
+            match change:
+                case None:
+                    return False, None
+                case Future():
+                    return True, change
+                case _:
+                    until = min(until or math.inf, time.monotonic() + BATCH)
+                    unwritten.append(change)
 
     def _write(self, batch: Sequence[_Change]) -> None:
         connection = self._open()

@@ -122,7 +122,8 @@ class Remembering:
     def explain(self, recipient: Recipient) -> list[str]:
         """Tell what is remembered, from when and for how long, and how the store comes to an answer."""
         key = _key(recipient)
-        steps = [f"remembered: {line}" for line in self._told(self._entries.get(key))]
+        first, *more = self._told(self._entries.get(key))
+        steps = [f"remembered: {first}", *(f"    {line}" for line in more)]
         if key in self._flights:
             steps.append("a question is under way")
         if condition := self._vanishing.condition():

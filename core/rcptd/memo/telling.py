@@ -14,8 +14,8 @@ def told(entry: Entry | None, now: float, stale: float) -> list[str]:
     counts = f"counts for {span(left)} more" if left > 0 else f"counts no more, since {span(-left)}"
     lines = [f"{describe(entry.answer)}; learnt {ago(now - entry.asked)}, {counts}"]
     if left > 0 and entry.refresh_at < math.inf:
-        when = f"in {span(entry.refresh_at - now)}" if entry.refresh_at > now else "now"
-        lines.append(f"asked about again when used, from {when} on")
+        when = f", in {span(entry.refresh_at - now)}" if entry.refresh_at > now else ""
+        lines.append(f"asked about again when used{when}")
     if stale:
         lines.append(f"stands in while the store cannot tell, for {span(left + stale)} more")
     if entry.gone_at is not None and entry.good_at is not None:
