@@ -467,6 +467,19 @@ async def test_many_that_vanish_together_are_deferred_and_so_is_every_no(caplog:
 
 
 @on_loop
+async def test_a_purge_of_the_domain_says_that_the_noes_are_right() -> None:
+    desk = Desk(vanish=1)
+    await desk.says(EXISTS)
+    desk.later(8000)
+    await desk.says(NOT_FOUND)
+    desk.memo.purge("other@example.org")
+    assert desk.memo.condition()
+    desk.memo.purge("@example.org")
+    assert desk.memo.condition() == ""
+    assert await desk.says(NOT_FOUND) == NOT_FOUND
+
+
+@on_loop
 async def test_addresses_that_are_back_end_the_guard() -> None:
     desk = Desk(vanish=5)
     people = [parse(f"user{number}@example.org") for number in range(8)]

@@ -81,8 +81,13 @@ def test_noes_are_believed_in_the_end(caplog: pytest.LogCaptureFixture) -> None:
 def test_an_operator_may_say_that_all_is_well() -> None:
     vanishing = guard()
     gone(vanishing, 4)
-    vanishing.forget()
+    gone(vanishing, 4, domain="b.example")
+    vanishing.forget("a.example")
+    vanishing.forget("c.example")
     assert not vanishing.holds("a.example", 1)
+    assert vanishing.holds("b.example", 1)
+    vanishing.forget()
+    assert not vanishing.holds("b.example", 1)
 
 
 def test_none_means_never() -> None:

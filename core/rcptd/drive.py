@@ -134,9 +134,11 @@ def advance(
             return question
         began = _monotonic()
         said = lookup(question.recipient)
-        trace.entries.append(Asked(question.store, question.recipient, said, _monotonic() - began))
         if isinstance(said, Busy):
+            if said.why:
+                trace.entries.append(Asked(question.store, question.recipient, said, _monotonic() - began))
             return question
+        trace.entries.append(Asked(question.store, question.recipient, said, _monotonic() - began))
         answer = said
 
 

@@ -28,10 +28,17 @@ exit status:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the command takes."""
-    parser.add_argument("action", choices=("show", "purge"), metavar="show|purge", help="what to do")
-    parser.add_argument("--store", metavar="NAME", help="only this store (default: all that remember)")
-    parser.add_argument("--all", action="store_true", help="whatever is remembered")
-    parser.add_argument("address", nargs="*", metavar="ADDRESS|@DOMAIN", help="whom it is about")
+    actions = parser.add_subparsers(
+        dest="action", title="actions", metavar="ACTION", required=True, parser_class=type(parser)
+    )
+    for name, what in (
+        ("show", "show what is remembered, from whom, since when and for how long"),
+        ("purge", "forget it, so that the next question is asked of the store"),
+    ):
+        action = actions.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+        action.add_argument("--store", metavar="NAME", help="only this store (default: all that remember)")
+        action.add_argument("--all", action="store_true", help="whatever is remembered")
+        action.add_argument("address", nargs="*", metavar="ADDRESS|@DOMAIN", help="whom it is about")
 
 
 def run(arguments: argparse.Namespace, configuration: Configuration) -> int:

@@ -45,7 +45,7 @@ from rcptd.question import (
 
 _log = logging.getLogger("rcptd.memo")
 
-NOT_REMEMBERED = Busy("not remembered")
+NOT_REMEMBERED = Busy("")
 
 MOST_FLIGHTS = 10_000
 """How many questions to a store may be under way; beyond, none is begun."""
@@ -181,7 +181,8 @@ class Remembering:
         Questions under way are not learnt from, as they may have been answered before.
         """
         self._purges += 1
-        self._vanishing.forget()
+        if not address or address.startswith("@"):
+            self._vanishing.forget(address[1:])
         keys = [key for key, _ in self._matching(address)]
         for key in keys:
             self._entries.remove(key)

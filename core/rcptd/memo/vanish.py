@@ -70,10 +70,14 @@ class Vanishing:
         self._release(domain, found)
         return False
 
-    def forget(self) -> None:
-        """Begin anew, as when an operator says that all is well."""
-        self._domains.clear()
-        self._held.clear()
+    def forget(self, domain: str = "") -> None:
+        """Begin anew with a domain, or with all, as when an operator says that the noes are right."""
+        if domain:
+            self._domains.pop(domain, None)
+            self._held.discard(domain)
+        else:
+            self._domains.clear()
+            self._held.clear()
 
     def condition(self) -> str:
         """Name the domains whose noes are not believed, "" for none; any thread may call."""
