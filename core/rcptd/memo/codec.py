@@ -5,6 +5,7 @@ Reading trusts nothing: whatever is not exactly what was written is no answer.
 
 import json
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Any
 
 from rcptd.question import PLAIN, Absence, Answer, Disabled, Found, Mailbox, NotFound, Posting, Quota
@@ -28,8 +29,11 @@ def encode(answer: Answer) -> str | None:
 
 def decode(text: object) -> Answer | None:
     """Read an answer, None where the text is none."""
-    if not isinstance(text, str) or len(text) > LENGTH:
-        return None
+    return _decode(text) if isinstance(text, str) and len(text) <= LENGTH else None
+
+
+@lru_cache(maxsize=256)  # nearly all rows of a store are the same few words: read once, and kept once
+def _decode(text: str) -> Answer | None:
     try:
         table = json.loads(text)
         source = table["source"]
