@@ -30,6 +30,7 @@ postmaster = false
 
 [stores.hop]
 type = "callahead"
+memo = "off"
 {options}
 
 [[rules]]

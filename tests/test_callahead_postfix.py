@@ -19,6 +19,7 @@ pytestmark = pytest.mark.mta
 RULES = """
 [stores.hop]
 type = "callahead"
+memo = "off"
 {options}
 
 [[rules]]

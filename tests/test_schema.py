@@ -190,3 +190,19 @@ def test_a_key_is_shown_on_one_line() -> None:
 
 def test_the_longest_path_of_a_socket_really_is_one() -> None:
     assert len(os.fsencode(LONGEST)) + len(".new") == schema.UNIX_PATH_OCTETS
+
+
+def test_options_that_do_not_go_together_are_a_fault_of_the_section() -> None:
+    @dataclass(frozen=True, slots=True)
+    class Pair:
+        low: int = option(number, default=1, doc="The lower one.")
+        high: int = option(number, default=5, doc="The higher one.")
+
+        def __post_init__(self) -> None:
+            if self.low > self.high:
+                raise ValueError("low is above high")
+
+    faults: list[tuple[str, str]] = []
+    assert schema.read(Pair, {"low": 5}, lambda *fault: faults.append(fault)) == Pair(5, 5)
+    assert schema.read(Pair, {"low": 6}, lambda *fault: faults.append(fault)) is None
+    assert faults == [("", "low is above high")]

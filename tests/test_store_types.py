@@ -39,7 +39,7 @@ def test_every_store_module_is_in_the_table() -> None:
 
 
 def test_an_unknown_type_names_the_known_ones() -> None:
-    known = r"no store of type 'sqlit'; did you mean 'sqlite'\? known types: cyrus, file, mem"
+    known = r"no store of type 'sqlit'; did you mean 'sqlite'\? known types: callahead, cyrus, file, mem"
     with pytest.raises(ValueError, match=known):
         stores.find("sqlit")
     with pytest.raises(ValueError, match=r"no store of type 'ldap'; known types: "):

@@ -3,7 +3,7 @@
 A section is a frozen dataclass whose fields are made by `option`: how to read the TOML value, its
 default as it would stand in the file, and one sentence for the operator. `read` checks a whole table
 against it and reports every fault, not just the first. A reader raises `ValueError` saying what is
-wrong and what would be right.
+wrong and what would be right, and so does the section's `__post_init__` of options that do not go together.
 
     @dataclass(frozen=True, slots=True)
     class Settings:
@@ -80,7 +80,13 @@ def read(
                 values[name] = declaration.read(value)
             except ValueError as error:
                 fault(name, str(error))
-    return section(**values) if sound else None
+    if not sound:
+        return None
+    try:
+        return section(**values)
+    except ValueError as error:
+        report("", str(error))
+        return None
 
 
 def shown(key: str) -> str:

@@ -22,6 +22,7 @@ from rcptd.question import Store
 GROUP = "rcptd.stores"
 
 OURS = {
+    "callahead": "rcptd.stores.callahead.store",
     "cyrus": "rcptd.stores.cyrus.store",
     "file": "rcptd.stores.file",
     "memory": "rcptd.stores.memory",

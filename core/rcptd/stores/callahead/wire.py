@@ -10,6 +10,7 @@ All trouble is `HopTrouble`, with the step at which it came.
 import asyncio
 import ssl
 from collections import deque
+from typing import cast
 
 from rcptd.stores.callahead.meaning import HopTrouble, Step, Trouble
 from rcptd.stores.callahead.nexthop import NextHop
@@ -33,8 +34,7 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; called by the loop."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
 
     def data_received(self, data: bytes) -> None:
         """Take what the hop sent; called by the loop."""
