@@ -111,7 +111,7 @@ def test_a_world_is_opened_from_a_file(tmp_path: Path) -> None:
     world = open_world(load(written(tmp_path, SOUND), SECTIONS))
     assert world.policy.default_domain == "example.org"
     assert world.deadline == 6.0
-    assert world.tables["local"](parse("user@example.org")) == EXISTS
+    assert world.at_once["local"](parse("user@example.org")) == EXISTS
     assert through(world.policy, milter("user"), EXISTS) == ["local user@example.org", "250 2.1.5"]
 
 
@@ -122,7 +122,7 @@ def test_of_a_running_world_a_store_is_kept_whose_section_is_the_same(tmp_path: 
     world = open_world(load(written(tmp_path, changed), SECTIONS), running.stores, old.stores)
     assert world.stores["other"] is running.stores["other"]
     assert world.stores["local"] is not running.stores["local"]
-    assert world.tables["local"](parse("joe@example.org")) == EXISTS
+    assert world.at_once["local"](parse("joe@example.org")) == EXISTS
     assert set(world.stores) == {"local", "other", "new"}
 
 
@@ -148,11 +148,13 @@ def test_services_are_slow_and_those_that_ask_a_mail_server_are_next_hops(
         return Foreign
 
     monkeypatch.setattr(stores, "find", find)
-    text = '[stores.a]\ntype = "foreign"\n[stores.b]\ntype = "foreign"\nnext_hop = true\n'
+    text = (
+        '[stores.a]\ntype = "foreign"\nmemo = "off"\n[stores.b]\ntype = "foreign"\nnext_hop = true\nmemo = "off"\n'
+    )
     world = open_world(load(written(tmp_path, text), SECTIONS))
     assert world.policy.slow == {"a", "b"}
     assert world.policy.next_hops == {"b"}
-    assert not world.tables
+    assert not world.at_once
 
 
 def test_a_store_that_fails_to_open_closes_those_that_were_opened(

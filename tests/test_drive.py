@@ -14,7 +14,7 @@ import pytest
 from rcptd import drive
 from rcptd.address import Recipient
 from rcptd.drive import GRACE, MOST_SHADOWS, MOST_STRAYS, Decision, Driver
-from rcptd.question import EXISTS, NOT_FOUND, Answer, Busy, Store, Unavailable
+from rcptd.question import EXISTS, NOT_FOUND, Answer, Busy, Found, Mailbox, Store, Unavailable
 from rcptd.stores.memory import Memory
 from rcptd.trace import Asked
 from rcptd.verdict import OUR_FAULT, Action, Verdict
@@ -660,3 +660,116 @@ def test_nothing_of_a_late_answer_is_left_to_complain_of(caplog: pytest.LogCaptu
     with caplog.at_level(logging.ERROR, logger="asyncio"):
         asyncio.run(run())
     assert not caplog.records
+
+
+# A service that remembers.
+
+
+class Remembering(Slow):
+    """One that remembers what the test says."""
+
+    def __init__(self, ask: Ask, remembered: Answer | Busy, *, last: Answer | None = None) -> None:
+        super().__init__(ask)
+        self.remembered = remembered
+        self.last = last
+        self.recalled = 0
+        self.past = 0
+
+    def recall(self, _: Recipient) -> Answer | Busy:
+        self.recalled += 1
+        return self.remembered
+
+    def peek(self, _: Recipient) -> Answer | Busy:
+        return self.remembered
+
+    def last_known(self, _: Recipient) -> Answer | None:
+        return self.last
+
+    async def ask_in_shadow(self, recipient: Recipient) -> Answer:
+        self.past += 1
+        return await self._ask(recipient)
+
+
+def test_a_remembered_answer_is_given_at_once_without_any_loop() -> None:
+    store = Remembering(exists, NOT_FOUND)
+    driver = Driver(world(store))
+    assert reply(driver.decide_from_thread(milter())) == "550 5.1.1"
+    assert store.asked == 0
+
+
+def test_what_is_not_remembered_is_asked() -> None:
+    store = Remembering(soon, Busy("not remembered"))
+
+    async def main() -> Decision:
+        return await decided(attached(Driver(world(store))))
+
+    assert reply(asyncio.run(main()).verdict) == "250 2.1.5"
+    assert (store.recalled, store.asked) == (1, 1)
+
+
+@pytest.mark.parametrize(("last", "said"), [(EXISTS, "250 2.1.5"), (None, "451 4.4.3")])
+def test_the_last_good_answer_stands_in_at_the_deadline(last: Answer | None, said: str) -> None:
+    store = Remembering(hang, Busy("not remembered"), last=last)
+
+    async def main() -> Decision:
+        return await decided(attached(Driver(world(store, deadline=0.05))))
+
+    decision = asyncio.run(main())
+    assert reply(decision.verdict) == said
+    assert decision.seconds < 2
+
+
+def test_a_shadow_leaves_a_memory_as_it_is() -> None:
+    for remembered, past in ((EXISTS, 0), (Busy("not remembered"), 1)):
+        store = Remembering(exists, remembered)
+        shadow = f'[[rules]]\nname = "s"\n{OURS}verify = ["local"]\nshadow = true\n'
+        rules = f'{shadow}[[rules]]\nname = "r"\n{OURS}accept = true\n'
+
+        async def main(store: Remembering = store, rules: str = rules) -> None:
+            driver = attached(Driver(world(store, rules=rules)))
+            await decided(driver)
+            await asyncio.sleep(0.05)
+            assert driver.shadow_counts["s", "accepted"] == 1
+            await driver.aclose()
+
+        asyncio.run(main())
+        assert (store.recalled, store.asked, store.past) == (0, 0, past)
+
+
+# A server that another store named.
+
+
+class Elsewhere(Local):
+    """A table that knows every mailbox to be on a server."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda _: Found(Mailbox(server="b1.example")))
+
+
+class AtServers(Slow):
+    """A service that can ask servers by name."""
+
+    async def ask_at(self, server: str, recipient: Recipient) -> Answer:
+        assert server == "b1.example"
+        return await self.ask(recipient)
+
+
+def test_a_server_is_asked_by_who_can() -> None:
+    rules = f'[[rules]]\nname = "r"\n{OURS}verify = ["local", "other"]\n'
+    for other, said in ((AtServers(soon), "250 2.1.5"), (Slow(soon), "451 4.4.3"), (Memory({}), "451 4.4.3")):
+
+        async def main(other: Any = other) -> Decision:
+            return await decided(attached(Driver(world(Elsewhere(), rules=rules, other=other))))
+
+        assert reply(asyncio.run(main()).verdict) == said
+
+
+def test_what_is_remembered_of_a_recipient_is_no_answer_of_a_server() -> None:
+    rules = f'[[rules]]\nname = "r"\n{OURS}verify = ["local", "other"]\n'
+    other = Remembering(hang, EXISTS, last=EXISTS)
+
+    async def main() -> Decision:
+        return await decided(attached(Driver(world(Elsewhere(), rules=rules, other=other, deadline=0.05))))
+
+    assert reply(asyncio.run(main()).verdict) == "451 4.4.3"
+    assert other.recalled == 0

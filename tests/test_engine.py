@@ -7,7 +7,18 @@ import pytest
 from rcptd import engine
 from rcptd.policy import Policy
 from rcptd.query import Query
-from rcptd.question import EXISTS, NOT_FOUND, Answer, Disabled, Found, Lookup, Mailbox, Unavailable
+from rcptd.question import (
+    EXISTS,
+    NOT_FOUND,
+    Absence,
+    Answer,
+    Disabled,
+    Found,
+    Lookup,
+    Mailbox,
+    NotFound,
+    Unavailable,
+)
 from rcptd.trace import Note, Trace
 from rcptd.verdict import Cause, Verdict
 from tests.policies import OURS, milter, policy, reply, socketmap
@@ -36,6 +47,7 @@ class Fed:
         except StopIteration as end:
             self.verdict = end.value
             return reply(self.verdict)
+        self.question = question
         return f"{question.store} {question.recipient.key}"
 
 
@@ -229,3 +241,79 @@ def test_an_answer_that_is_none_of_the_three_is_a_fault_and_no_verdict() -> None
         fed.start()
         with pytest.raises(AssertionError):
             fed.tell(answer)
+
+
+# What the next hop says, and a mailbox on another server.
+
+
+@pytest.mark.parametrize(
+    ("absence", "said"),
+    [
+        (Absence.MAILBOX, "550 5.1.1"),
+        (Absence.DOMAIN, "550 5.1.2"),
+        (Absence.NULL_MX, "556 5.1.10"),
+        (Absence.UTF8, "553 5.6.7"),
+    ],
+)
+def test_what_is_absent_is_said(absence: Absence, said: str) -> None:
+    assert set(Absence) == {Absence.MAILBOX, Absence.DOMAIN, Absence.NULL_MX, Absence.UTF8}
+    fed = Fed(ONE, milter())
+    fed.start()
+    assert fed.tell(NotFound(absence)) == said
+    assert fed.verdict
+    assert fed.verdict.rule == "rule 1"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("", "250 2.1.5"),
+        ('unproven = "accept"', "250 2.1.5"),
+        ('unproven = "unavailable"', "451 4.4.3"),
+        ('unproven = "unavailable"\nunavailable = "accept"', "250 2.1.5"),
+    ],
+)
+def test_the_yes_of_who_takes_everybody_is_worth_what_the_operator_says(options: str, said: str) -> None:
+    fed = Fed(policy(f'[[rules]]\n{OURS}verify = ["local"]\n{options}'), milter())
+    fed.start()
+    assert fed.tell(Found(Mailbox(unproven=True))) == said
+
+
+def test_a_yes_that_proves_nothing_may_leave_it_to_the_next_store() -> None:
+    fed = Fed(policy(TWO + 'unproven = "unavailable"\nunavailable = "next"'), milter())
+    fed.start()
+    assert fed.tell(Found(Mailbox(unproven=True))) == "other user@example.org"
+    assert fed.tell(NOT_FOUND) == "451 4.4.3"
+
+
+def test_a_mailbox_on_another_server_is_asked_of_that_server() -> None:
+    for answer, said in (
+        (EXISTS, "250 2.1.5"),
+        (Found(Mailbox(disabled=Disabled())), "550 5.2.1"),
+        (Unavailable("down"), "451 4.4.3"),
+        (NOT_FOUND, "451 4.4.3"),  # the two disagree
+    ):
+        fed = Fed(policy(TWO), milter())
+        assert fed.start() == "local user@example.org"
+        assert fed.question
+        assert fed.question.server == ""
+        assert fed.tell(Found(Mailbox(server="b1.example"))) == "other user@example.org"
+        assert fed.question.server == "b1.example"
+        assert fed.tell(answer) == said
+
+
+def test_a_mailbox_on_a_server_that_nobody_asks_is_not_known() -> None:
+    fed = Fed(ONE, milter())
+    fed.start()
+    assert fed.tell(Found(Mailbox(server="b1.example"))) == "451 4.4.3"
+
+
+def test_a_detail_is_asked_of_the_server_too() -> None:
+    fed = Fed(policy(TWO), milter("user+box@example.org"))
+    assert fed.start() == "local user+box@example.org"
+    assert fed.tell(NOT_FOUND) == "local user@example.org"
+    assert fed.tell(Found(Mailbox(server="b1.example"))) == "other user+box@example.org"
+    assert fed.tell(NOT_FOUND) == "other user@example.org"
+    assert fed.question
+    assert fed.question.server == "b1.example"
+    assert fed.tell(EXISTS) == "250 2.1.5"

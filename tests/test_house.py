@@ -80,6 +80,8 @@ def may_import(module: str) -> set[str]:
         return DECIDING
     if module.startswith("rcptd.stores"):
         return WORDS | {"rcptd.stores", "rcptd.netstring"}
+    if module.startswith("rcptd.memo"):
+        return WORDS | {"rcptd.memo", "rcptd.trace"}
     return {
         "rcptd.sockets": {"rcptd.schema"},
         "rcptd.trace": {"rcptd.question", "rcptd.address"},
@@ -89,7 +91,7 @@ def may_import(module: str) -> set[str]:
         "rcptd.engine": DECIDING,
         "rcptd.world": {"rcptd.address", "rcptd.policy", "rcptd.question"},
         "rcptd.drive": DECIDING - {"rcptd.rules"} | {"rcptd.engine", "rcptd.world"},
-        "rcptd.config": DECIDING - {"rcptd.rules"} | {"rcptd.world", "rcptd.lines", "rcptd.stores"},
+        "rcptd.config": DECIDING - {"rcptd.rules"} | {"rcptd.world", "rcptd.lines", "rcptd.stores", "rcptd.memo"},
     }[module]  # a new module of the core has to find its place here
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from rcptd import schema, stores, when
-from rcptd.config import Daemon
+from rcptd.config import Daemon, Memo
+from rcptd.memo.lifetimes import Lifetimes
 from rcptd.policy import Rule
 from rcptd_daemon.effective import effective
 from rcptd_daemon.reading import read_configuration
@@ -27,6 +28,8 @@ ACCOUNTS = re.compile(r'^(owner|group) = "\w+"', re.MULTILINE)
 def sections() -> Iterator[tuple[str, type]]:
     """Every section, by the name that it has in the sample."""
     yield "daemon", Daemon
+    yield "memo", Memo
+    yield "lifetimes", Lifetimes
     yield from SECTIONS.items()
     for kind in stores.OURS:
         yield kind, stores.find(kind).Settings
@@ -49,6 +52,8 @@ def uncommented() -> str:
 def tables(section: str, text: str) -> list[dict[str, Any]]:
     """The tables of a section; a store's goes by its type."""
     whole = tomllib.loads(text)
+    if section == "lifetimes":
+        return [table["memo"] for table in whole["stores"].values() if "memo" in table]
     if section in stores.OURS:
         return [table for table in whole["stores"].values() if table["type"] == section]
     found = whole.get(section, {})
@@ -77,8 +82,9 @@ def test_what_config_prints_is_a_configuration_that_means_the_same(tmp_path: Pat
     first = read_configuration(path)
     path.write_text("\n".join(effective(first)))
     again = read_configuration(path)
-    assert (first.daemon, first.stores, [rule.name for rule in first.rules]) == (
+    assert (first.daemon, first.memo, first.stores, [rule.name for rule in first.rules]) == (
         again.daemon,
+        again.memo,
         again.stores,
         [rule.name for rule in again.rules],
     )
@@ -132,7 +138,7 @@ def _rows(section: str) -> dict[str, tuple[str, str]]:
     heading = ""
     found: dict[str, tuple[str, str]] = {}
     of_stores = {kind: f'type = "{kind}"' for kind in stores.OURS}
-    wanted = {"rules": "`[[rules]]`", **of_stores}.get(section, f"`[{section}]`")
+    wanted = {"rules": "`[[rules]]`", "lifetimes": "`[stores.NAME.memo]`", **of_stores}.get(section, f"`[{section}]`")
     for line in REFERENCE.read_text().splitlines():
         if line.startswith("#"):
             heading = line

@@ -1,9 +1,24 @@
 """Traces: what was asked, in words, without naming people where that is not wanted."""
 
+from typing import Any
+
 import pytest
 
 from rcptd.address import parse
-from rcptd.question import EXISTS, NOT_FOUND, Answer, Busy, Disabled, Found, Mailbox, Posting, Quota, Unavailable
+from rcptd.question import (
+    EXISTS,
+    NOT_FOUND,
+    Absence,
+    Answer,
+    Busy,
+    Disabled,
+    Found,
+    Mailbox,
+    NotFound,
+    Posting,
+    Quota,
+    Unavailable,
+)
 from rcptd.trace import Asked, Trace, describe, facts_of
 
 RICH = Mailbox(
@@ -24,6 +39,10 @@ RICH = Mailbox(
         (NOT_FOUND, "not found"),
         (Unavailable("down"), "unavailable: down"),
         (Busy("a writer"), "busy: a writer"),
+        (Found(Mailbox(unproven=True), "lmtp:unix:/l: 250 ok"), "found (unproven True), as lmtp:unix:/l: 250 ok"),
+        (Found(Mailbox(server="b1.example")), "found (on server b1.example)"),
+        (NotFound(source="smtp:mx:25: 550 no"), "not found, as smtp:mx:25: 550 no"),
+        (NotFound(Absence.NULL_MX), "not found (the domain takes no mail)"),
         (Found(Mailbox(disabled=Disabled())), "found (disabled for good)"),
         (Found(Mailbox(posting=Posting())), "found (posting [])"),
         (Found(Mailbox(quota=Quota())), "found"),
@@ -33,6 +52,11 @@ RICH = Mailbox(
 )
 def test_an_answer_in_words(answer: Answer | Busy, words: str) -> None:
     assert describe(answer) == words
+
+
+def test_nonsense_of_a_store_is_told_as_it_is() -> None:
+    nonsense: Any = "yes"
+    assert describe(nonsense) == "no answer: 'yes'"
 
 
 def test_all_that_a_store_knows_is_listed_and_addresses_are_masked() -> None:

@@ -13,14 +13,18 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rcptd import address, schema, stores
 from rcptd.lines import Lines
+from rcptd.memo.lifetimes import Lifetimes
 from rcptd.policy import Policy, Rule, read_rules
 from rcptd.question import Service, SpeaksSmmapd, Store, Table
 from rcptd.schema import option
 from rcptd.world import World
+
+if TYPE_CHECKING:
+    from rcptd.memo.file import MemoFile
 
 MOST_OCTETS = 4 << 20
 """How large a configuration file may be; a million domains belong into a store."""
@@ -84,11 +88,34 @@ class Daemon:
 
 
 @dataclass(frozen=True, slots=True)
+class Memo:
+    """The options of `[memo]`: where answers of slow stores are kept; how long, each store says."""
+
+    path: Path | None = option(
+        schema.path,
+        default=None,
+        doc="The file in which remembered answers survive a restart; without it they do not. Its folder must be "
+        "writable for the daemon.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class StoreSection:
-    """One `[stores.NAME]`: equal sections mean the same store, which a reload then keeps."""
+    """One `[stores.NAME]`: equal sections mean the same store, which a reload then keeps.
+
+    `memo` is how long its answers are remembered, None for not at all.
+    """
 
     type: str
     settings: Any
+    memo: Lifetimes | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells this store from another one under the same name."""
+        import hashlib  # noqa: PLC0415 - for stores that remember, only
+
+        return hashlib.sha256(f"{self.type} {self.settings!r}".encode(errors="surrogateescape")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +128,7 @@ class Configuration:
 
     path: Path
     daemon: Daemon
+    memo: Memo
     stores: Mapping[str, StoreSection]
     rules: tuple[Rule, ...]
     sections: Mapping[str, Any]
@@ -162,12 +190,13 @@ def _check(path: Path, text: str, tables: dict[str, Any], sections: Mapping[str,
 
         return report
 
-    known = ("daemon", "stores", "rules", *sections)
+    known = ("daemon", "memo", "stores", "rules", *sections)
     for name in tables:
         if name not in known:
             report_in(name)("", f"no such section; known here: {', '.join(known)}")
 
     daemon = schema.read(Daemon, _table(tables, "daemon", report_in), report_in("daemon"))
+    memo = schema.read(Memo, _table(tables, "memo", report_in), report_in("memo"))
     read_sections = {
         name: schema.read(section, _table(tables, name, report_in), report_in(name))
         for name, section in sections.items()
@@ -184,10 +213,10 @@ def _check(path: Path, text: str, tables: dict[str, Any], sections: Mapping[str,
         reached_from_map="socketmap" in tables,
         defaults={"posting_unknown": daemon.posting_unknown} if daemon else {},
     )
-    if faults or daemon is None:
+    if faults or daemon is None or memo is None:
         raise FaultyConfiguration([fault for _, fault in sorted(faults)])
     present = {name: section for name, section in configured.items() if section is not None}
-    return Configuration(path, daemon, present, rules, read_sections, tables)
+    return Configuration(path, daemon, memo, present, rules, read_sections, tables)
 
 
 def _table(
@@ -221,19 +250,42 @@ def _store(table: object, report: schema.Report) -> StoreSection | None:
     except ValueError as error:
         report("type", str(error))
         return None
-    rest = {key: value for key, value in table.items() if key != "type"}
+    rest = {key: value for key, value in table.items() if key not in ("type", "memo")}
     settings = schema.read(module.Settings, rest, report)
-    return StoreSection(kind, settings) if settings is not None else None
+    memo = _lifetimes(kind, module, table.get("memo"), report)
+    return StoreSection(kind, settings, memo) if settings is not None else None
+
+
+def _lifetimes(kind: str, module: stores.StoreType, value: object, report: schema.Report) -> Lifetimes | None:
+    """Read how long a store's answers are remembered; None for not at all."""
+    usual = stores.memo_of(module)
+    if value is None:
+        value = {} if usual == "on" else "off"
+    elif usual is None:
+        report("memo", f"a store of type {kind!r} answers at once, and nothing of it is remembered")
+        return None
+    if value == "off":
+        return None
+    if not isinstance(value, Mapping):
+        report("memo", 'write "off", or a section of its own, as in [stores.NAME.memo]')
+        return None
+
+    def report_in_memo(key: str, what: str) -> None:
+        report(f"memo.{key}" if key else "memo", what)
+
+    return schema.read(Lifetimes, value, report_in_memo)
 
 
 def open_world(
     configuration: Configuration,
     kept: Mapping[str, Store] | None = None,
     before: Mapping[str, StoreSection] | None = None,
+    memo_file: "MemoFile | None" = None,
 ) -> World:
     """Open the stores of a configuration and make its policy ready.
 
     Of the stores `kept` from a running world, those are used again whose section is the same as `before`.
+    `memo_file` is what the others remember in, past this process.
     Raises `FaultyConfiguration` where a store cannot be opened, which no store of ours does; those opened
     before it are closed again.
     """
@@ -243,7 +295,8 @@ def open_world(
             opened[name] = kept[name]
             continue
         try:
-            opened[name] = stores.find(section.type).open_store(name, section.settings)
+            store = stores.find(section.type).open_store(name, section.settings)
+            opened[name] = _remembering(name, store, section, memo_file)
         except Exception as error:
             for other, store in opened.items():
                 # What a service holds is let go of on the loop; one that nobody has asked holds nothing yet.
@@ -269,3 +322,12 @@ def open_world(
         as_smmapd=as_smmapd,
     )
     return World(policy, opened, daemon.deadline, daemon.reference_in_reply)
+
+
+def _remembering(name: str, store: Store, section: StoreSection, file: "MemoFile | None") -> Store:
+    """Put the memory in front of a store that waits."""
+    if section.memo is None or isinstance(store, Table):
+        return store
+    from rcptd.memo.remembering import Remembering  # noqa: PLC0415 - it brings SQLite
+
+    return Remembering(name, store, section.memo, file=file, fingerprint=section.fingerprint)

@@ -4,11 +4,13 @@ Theory of operation. `advance` answers, on the spot, every question that a table
 that a decision on local stores ever needs, on the loop and in libmilter's threads alike. Where it
 meets a question for a service, or a table that is busy, the rest of the decision moves to the loop,
 once, and stays there: from then on only the loop touches the generator (closing one from another thread
-raises "generator already executing"), and a waiting thread just waits for the future.
+raises "generator already executing"), and a waiting thread just waits for the future. What a service
+remembers counts as a table's answer.
 
-Deadlines are the driver's. A decision that is late is deferred, its waiting lookup is cancelled, and
-nobody waits longer than `deadline` plus a moment, also not for a service that ignores its cancellation: each
-question to a service is a task of its own. A bug in a rule or a store defers too, and is logged.
+Deadlines are the driver's. A decision that is late takes the last good answer where its store has one that
+may still be used, else it is deferred; its waiting lookup is cancelled, and nobody waits longer than `deadline`
+plus a moment, also not for a service that ignores its cancellation: each question to a service is a task of its
+own. A bug in a rule or a store defers too, and is logged.
 
 A reload swaps policy and stores in one assignment; a decision keeps those that it began with. As no
 decision outlives its deadline, nor the shadows that it leaves behind another one, the old stores are closed
@@ -33,10 +35,10 @@ from rcptd.address import Recipient
 from rcptd.case import Case, Steps
 from rcptd.policy import Walked
 from rcptd.query import Query
-from rcptd.question import Answer, Busy, Lookup, Table, Unavailable
+from rcptd.question import Answer, AsksServers, Busy, Lookup, Remembers, Store, Table, Unavailable
 from rcptd.trace import Asked, Trace
 from rcptd.verdict import OUR_FAULT, UNKNOWN, Action, Verdict, safe_text
-from rcptd.world import CLOSING, World, end_within
+from rcptd.world import CLOSING, AtOnce, World, end_within
 
 _log = logging.getLogger("rcptd.drive")
 
@@ -113,14 +115,13 @@ class Decision:
 
 
 def advance(
-    steps: Steps[Verdict | None], world: World, trace: Trace, answer: Answer | None
+    steps: Steps[Verdict | None], at_once: AtOnce, trace: Trace, answer: Answer | None
 ) -> Lookup | Verdict | None:
-    """Run steps as far as tables can take them; never waits, any thread may call.
+    """Run steps as far as answers on the spot can take them; never waits, any thread may call.
 
     `answer` is the one to the question that the steps stopped at, None to begin. Gives that next
     question, or the verdict at the end.
     """
-    tables = world.tables
     while True:
         # Nothing but the steps inside: a table that raises StopIteration must not pass for "no opinion".
         try:
@@ -128,14 +129,16 @@ def advance(
         except StopIteration as end:
             verdict: Verdict | None = end.value
             return verdict
-        lookup = tables.get(question.store)
-        if lookup is None:
+        lookup = at_once.get(question.store)
+        if lookup is None or question.server:
             return question
         began = _monotonic()
         said = lookup(question.recipient)
-        trace.entries.append(Asked(question.store, question.recipient, said, _monotonic() - began))
         if isinstance(said, Busy):
+            if said.why:
+                trace.entries.append(Asked(question.store, question.recipient, said, _monotonic() - began))
             return question
+        trace.entries.append(Asked(question.store, question.recipient, said, _monotonic() - began))
         answer = said
 
 
@@ -262,7 +265,7 @@ class Driver:
 
     def _advance(self, decision: Decision, answer: Answer | None) -> None:
         try:
-            result = advance(decision.steps, decision.world, decision.case.trace, answer)
+            result = advance(decision.steps, decision.world.at_once, decision.case.trace, answer)
         except Exception:
             _log.exception("decision %s failed; deferred", decision.reference)
             self._end(decision, OUR_FAULT.said_by("fault"))
@@ -283,7 +286,9 @@ class Driver:
         if decision.case.shadows and not decision.abandoned:
             self._shadow_later(decision)
 
-    async def _ask(self, world: World, question: Lookup, trace: Trace, until: float) -> Answer:
+    async def _ask(
+        self, world: World, question: Lookup, trace: Trace, until: float, *, in_shadow: bool = False
+    ) -> Answer:
         """Ask a service, or a busy table again until it is not; raises `_Late` at `until`, or as the store.
 
         The asking is a task of its own, and no more than cancelled: it may not hold up the decision by
@@ -297,12 +302,18 @@ class Driver:
             said = Unavailable("has questions that do not end when they are cancelled")
             trace.entries.append(Asked(name, question.recipient, said, 0.0))
             return said
-        asking = asyncio.get_running_loop().create_task(_ask_patiently(world, question))
+        asking = asyncio.get_running_loop().create_task(
+            _ask_patiently(world.stores[name], question, in_shadow=in_shadow)
+        )
         try:
             await asyncio.wait({asking}, timeout=max(until - began, 0.0))
             if not asking.done() or _monotonic() >= until:
-                said = Unavailable("no answer by the deadline")
-                raise _Late
+                known = None if question.server else _last_known(world.stores[name], question.recipient)
+                if known is None:
+                    said = Unavailable("no answer by the deadline")
+                    raise _Late
+                said = known
+                return said
             if asking.cancelled():
                 raise RuntimeError(f"store {name!r} cancelled its own answer")
             said = asking.result()
@@ -354,23 +365,32 @@ class Driver:
         steps = engine.shadow(case, walked, recipient)
         answer: Answer | None = None
         while True:
-            result = advance(steps, world, case.trace, answer)
+            result = advance(steps, world.in_shadow, case.trace, answer)
             if not isinstance(result, Lookup):
                 return result
             if result.store in world.policy.next_hops and not walked.rule.shadow_probes:
                 answer = Unavailable("not asked in shadow")
             else:
-                answer = await self._ask(world, result, case.trace, until)
+                answer = await self._ask(world, result, case.trace, until, in_shadow=True)
 
 
-async def _ask_patiently(world: World, question: Lookup) -> Answer:
-    store = world.stores[question.store]
+async def _ask_patiently(store: Store, question: Lookup, *, in_shadow: bool) -> Answer:
     if not isinstance(store, Table):
+        if question.server:
+            if isinstance(store, AsksServers):
+                return await store.ask_at(question.server, question.recipient)
+            return Unavailable(f"cannot ask the server {question.server}")
+        if in_shadow and isinstance(store, Remembers):
+            return await store.ask_in_shadow(question.recipient)
         return await store.ask(question.recipient)
     pauses = iter(BUSY_PAUSES)
     while isinstance(said := store.lookup(question.recipient), Busy):  # noqa: ASYNC110 - it signals nothing
         await asyncio.sleep(next(pauses, BUSY_PAUSES[-1]))
     return said
+
+
+def _last_known(store: Store, recipient: Recipient) -> Answer | None:
+    return store.last_known(recipient) if isinstance(store, Remembers) else None
 
 
 def _look_at(asked: asyncio.Task[Answer]) -> None:

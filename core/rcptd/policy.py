@@ -125,6 +125,12 @@ class Rule:
         '"must_exist" only with it; "off" knows no details; or a table of delimiters, detail and case, as in '
         '{ delimiters = "+-", detail = "must_exist", case = "kept" }.',
     )
+    unproven: str = option(
+        schema.choice("accept", "unavailable"),
+        default="accept",
+        doc="With verify: what the yes of a next hop is worth that says it to every local part. "
+        '"unavailable" takes it for "cannot tell".',
+    )
     posting_unknown: str = option(
         schema.choice("accept", "defer", "reject"),
         default="accept",
@@ -149,7 +155,9 @@ class Rule:
 
 
 ACTIONS = ("verify", "accept", "reject", "defer")
-_VERIFY_ONLY = ("not_found", "unavailable", "over_quota", "subaddress", "posting_unknown", "verify_targets")
+_VERIFY_ONLY = (
+    "not_found", "unavailable", "over_quota", "subaddress", "unproven", "posting_unknown", "verify_targets",
+)  # fmt: skip
 
 
 def read_rules(

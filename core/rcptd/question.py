@@ -132,7 +132,7 @@ class Unavailable:
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """A table cannot tell without waiting; ask again from the loop. `why` as in `Unavailable`."""
+    """A table cannot tell without waiting; ask again from the loop. `why` as in `Unavailable`, "" for no story."""
 
     why: str
 

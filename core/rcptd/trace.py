@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from rcptd.address import Recipient
-from rcptd.question import Answer, Busy, Found, Mailbox, Unavailable
+from rcptd.question import Absence, Answer, Busy, Found, Mailbox, NotFound, Unavailable
 
 
 class Asked(NamedTuple):
@@ -59,16 +59,23 @@ Mask = Callable[[str], str]
 def describe(answer: Answer | Busy, mask: Mask = str) -> str:
     """Put a store's answer into words, with whatever it knows that is not the default."""
     match answer:
-        case Found(mailbox):
+        case Found(mailbox, source):
             facts = facts_of(mailbox, mask)
             words = ", ".join(f"{name} {value}" for name, value in facts.items())
-            return f"found ({words})" if words else "found"
+            return (f"found ({words})" if words else "found") + _said(source, mask)
         case Unavailable(why):
             return f"unavailable: {_masked(why, mask)}"
         case Busy(why):
             return f"busy: {_masked(why, mask)}"
+        case NotFound(absence, source):
+            what = "" if absence is Absence.MAILBOX else f" ({absence.value})"
+            return f"not found{what}{_said(source, mask)}"
         case _:
-            return "not found"
+            return f"no answer: {answer!r}"  # a store that breaks its word
+
+
+def _said(source: str, mask: Mask) -> str:
+    return f", as {_masked(source, mask)}" if source else ""
 
 
 _ADDRESS = re.compile(r"""[^\s'"<>]+@[^\s'"<>:,;]+""")
@@ -84,6 +91,8 @@ def facts_of(mailbox: Mailbox, mask: Mask = str) -> dict[str, Any]:
     plain = {
         "spelling": mailbox.spelling and mask(mailbox.spelling),
         "catch-all": mailbox.catch_all,
+        "unproven": mailbox.unproven,
+        "on server": mailbox.server,
         "targets": [mask(target) for target in mailbox.targets],
         "moved to": mailbox.moved_to and mask(mailbox.moved_to),
     }

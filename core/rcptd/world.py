@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 
 from rcptd.address import Recipient
 from rcptd.policy import Policy
-from rcptd.question import Answer, Busy, Store, Table
+from rcptd.question import Answer, Busy, Remembers, Store, Table
 
 _log = logging.getLogger("rcptd.world")
+
+AtOnce = Mapping[str, Callable[[Recipient], Answer | Busy]]
+"""What answers on the spot, by store: tables, and what services remember."""
 
 CLOSING = 5.0
 """How long, in seconds, a world's stores may take to close."""
@@ -28,11 +31,17 @@ class World:
     deadline: float = 6.0
     """Seconds in which every question is answered."""
     reference_in_reply: bool = False
-    tables: Mapping[str, Callable[[Recipient], Answer | Busy]] = field(init=False)
+    at_once: AtOnce = field(init=False)
+    in_shadow: AtOnce = field(init=False)
+    """The same for rules in shadow, which leave no trace in a memory."""
 
     def __post_init__(self) -> None:
         tables = {name: store.lookup for name, store in self.stores.items() if isinstance(store, Table)}
-        object.__setattr__(self, "tables", tables)
+        remembering = {name: store for name, store in self.stores.items() if isinstance(store, Remembers)}
+        recalls = {name: store.recall for name, store in remembering.items()}
+        peeks = {name: store.peek for name, store in remembering.items()}
+        object.__setattr__(self, "at_once", {**tables, **recalls})
+        object.__setattr__(self, "in_shadow", {**tables, **peeks})
 
     async def aclose(self) -> None:
         """Close the stores, each whatever the others do; ends within `CLOSING`, never raises."""

@@ -1,4 +1,4 @@
-"""The command line `rcptd`: serve, check, config, mailbox."""
+"""The command line `rcptd`: serve, check, config, memo, cyrus, mailbox."""
 
 import argparse
 import asyncio
@@ -63,7 +63,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """Make the parser of the whole command line."""
-    from rcptd_daemon import mailbox  # noqa: PLC0415 - what serve does not need, it does not import
+    from rcptd_daemon import mailbox, memo  # noqa: PLC0415 - what serve does not need, it does not import
 
     raw = argparse.RawDescriptionHelpFormatter
     top = _Parser(prog="rcptd", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=raw)
@@ -139,6 +139,17 @@ def parser() -> argparse.ArgumentParser:
         "conf", nargs="?", type=Path, default=Path("/etc/imapd.conf"), metavar="CONF", help="default: /etc/imapd.conf"
     )
 
+    recall = commands.add_parser(
+        "memo",
+        parents=[common],
+        help="show or purge what the running daemon remembers of slow stores",
+        description="Show or purge what the running daemon remembers of the answers of slow stores. A purge counts "
+        "from the next question on.",
+        epilog=memo.EPILOG,
+        formatter_class=raw,
+    )
+    memo.add_arguments(recall)
+
     keep = commands.add_parser(
         "mailbox",
         parents=[common],
@@ -164,6 +175,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _check(arguments)
             case "config":
                 return _config(arguments)
+            case "memo":
+                from rcptd_daemon import memo  # noqa: PLC0415
+
+                return memo.run(arguments, reading.read_configuration(arguments.config))
             case "cyrus":
                 from rcptd_daemon import cyrus_show  # noqa: PLC0415 - it brings the Cyrus store
 
@@ -206,6 +221,8 @@ def _size(text: str) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     configuration = reading.read_configuration(arguments.config)
+    from rcptd_daemon import control  # noqa: PLC0415
+
     facts = {name: getattr(arguments, name) for name in ("sender", "client", "auth", "size", "smtputf8")}
     outcomes: set[str] = set()
     show = _show_json if arguments.json else _show
@@ -220,7 +237,7 @@ def _check(arguments: argparse.Namespace) -> int:
                     return _nobody_reads()
         except OSError as error:
             where = configuration.sections["control"].listen
-            print(f"rcptd: no answer from the running daemon at {where}: {_no_answer(error)}", file=sys.stderr)
+            print(f"rcptd: no answer from the running daemon at {where}: {control.no_answer(error)}", file=sys.stderr)
             return EX_UNAVAILABLE
         except ValueError as error:
             print(f"rcptd: {error}", file=sys.stderr)
@@ -236,18 +253,6 @@ def _check(arguments: argparse.Namespace) -> int:
     if "defer" in outcomes:
         return EX_TEMPFAIL
     return REFUSED if "reject" in outcomes else EX_OK
-
-
-def _no_answer(error: OSError) -> str:
-    """Say why the control socket gave none, and what helps."""
-    what = error.strerror or str(error)
-    match error:
-        case PermissionError():
-            return f"{what}; root may ask, and whoever is in the group of the socket"
-        case FileNotFoundError() | ConnectionRefusedError():
-            return f"{what}; is rcptd running, with this configuration?"
-        case _:
-            return what
 
 
 async def _from_file(

@@ -133,3 +133,15 @@ def connected(path: Path, patience: float) -> Iterator[Ask]:
                 return answer["result"]
 
             yield ask
+
+
+def no_answer(error: OSError) -> str:
+    """Say why the control socket gave none, and what helps."""
+    what = error.strerror or str(error)
+    match error:
+        case PermissionError():
+            return f"{what}; root may ask, and whoever is in the group of the socket"
+        case FileNotFoundError() | ConnectionRefusedError():
+            return f"{what}; is rcptd running, with this configuration?"
+        case _:
+            return what

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rcptd import schema, stores
-from rcptd.config import Configuration, Daemon
+from rcptd.config import Configuration, Daemon, Memo
+from rcptd.memo.lifetimes import Lifetimes
 from rcptd.policy import Rule
 from rcptd_daemon.sections import SECTIONS
 
@@ -21,10 +22,15 @@ def effective(configuration: Configuration) -> Iterator[str]:
         else:
             yield ""
             yield f"# [{name}] is not configured"
+    yield from _section("[memo]", Memo, raw.get("memo", {}))
     for name, store in configuration.stores.items():
-        settings = stores.find(store.type).Settings
+        module = stores.find(store.type)
         table = raw["stores"][name]
-        yield from _section(f"[stores.{_key(name)}]", settings, table, type=store.type)
+        yield from _section(f"[stores.{_key(name)}]", module.Settings, table, type=store.type)
+        if store.memo:
+            yield from _section(f"[stores.{_key(name)}.memo]", Lifetimes, table.get("memo", {}))
+        elif stores.memo_of(module):
+            yield 'memo = "off"'
     for rule, table in zip(configuration.rules, raw.get("rules", []), strict=True):
         yield from _section("[[rules]]", Rule, _of_rule(rule, table), brief=True)
 

@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 from rcptd import __version__, sockets
 from rcptd.config import Configuration, FaultyConfiguration, open_world
 from rcptd.drive import Driver
+from rcptd.question import Reports
 from rcptd.world import World
-from rcptd_daemon import control, logs, notify
+from rcptd_daemon import control, logs, notify, remembered
 from rcptd_daemon.check import Checker, Facts
 from rcptd_daemon.reading import log_settings, read_configuration, remarks, require_front_end
 from rcptd_daemon.sections import Control
@@ -38,6 +39,7 @@ from rcptd_socketmap.stdio import serve_stdio
 from rcptd_socketmap.verdicts import Verdicts
 
 if TYPE_CHECKING:
+    from rcptd.memo.file import MemoFile
     from rcptd_milter.libmilter import Listener
 
 _log = logging.getLogger("rcptd")
@@ -81,7 +83,9 @@ class Daemon:
         self._configuration = configuration
         self._decisions = logs.DecisionLog(log_settings(configuration))
         self._logs = logs.set_up(log_settings(configuration))
-        self._driver = Driver(open_world(configuration), self._on_verdict, self._on_shadow)
+        self._memo_file = _memo_file(configuration)
+        world = open_world(configuration, memo_file=self._memo_file)
+        self._driver = Driver(world, self._on_verdict, self._on_shadow)
         self._stop = asyncio.Event()
         self._reload_wanted = asyncio.Event()
         self._status = 0
@@ -140,7 +144,7 @@ class Daemon:
         if section := cast(Control | None, sections.get("control")):
             path = Path(section.listen.host)
             self._control_at = sockets.listen_unix(path, mode=0o660, owner=section.owner, group=section.group)
-            self._control = control.Server({"check": self._check})
+            self._control = control.Server({"check": self._check, "memo": self._memo})
         if self._milter and milter and milter.listen.kind == "unix":
             self._milter.open()
         if settings:
@@ -162,7 +166,12 @@ class Daemon:
             notify.reloading()
             try:
                 new = await asyncio.to_thread(self._read_again)
-                world = open_world(new, kept=self._driver.world.stores, before=self._configuration.stores)
+                world = open_world(
+                    new,
+                    kept=self._driver.world.stores,
+                    before=self._configuration.stores,
+                    memo_file=self._memo_file,
+                )
             except FaultyConfiguration as faulty:
                 for fault in faulty.faults:
                     _log.error("%s", fault)
@@ -190,9 +199,11 @@ class Daemon:
         for name in _LISTENERS:
             if running.get(name) != new.sections.get(name):
                 _log.warning("reload: the listener of [%s] has changed, which needs a restart", name)
+        if old.memo != new.memo:
+            _log.warning("reload: [memo] has changed, which needs a restart")
         # What listens goes on as it began, and so do `check --live` and the next comparison.
         others = {name: section for name, section in new.sections.items() if name not in _LISTENERS}
-        new = replace(new, sections={**others, **running})
+        new = replace(new, sections={**others, **running}, memo=old.memo)
         self._configuration = new
         self._driver.replace(world)
         if log_settings(old) != log_settings(new):
@@ -229,6 +240,8 @@ class Daemon:
             task.cancel()
         self._log_shadows()
         await self._driver.aclose()
+        if self._memo_file:
+            self._memo_file.close()
         _log.info("stopped")
         self._logs.stop()
 
@@ -282,6 +295,9 @@ class Daemon:
             parts.append(f"{self._socketmap.connections} socketmap connections")
         if self._milter:
             parts.append(f"{self._milter.active_sessions} milter sessions")
+        for name, store in self._driver.world.stores.items():
+            if isinstance(store, Reports) and (condition := store.condition()):
+                parts.append(f"{name}: {condition}")
         return ", ".join(parts)
 
     def _on_verdict(self, decision: Any) -> None:
@@ -297,6 +313,19 @@ class Daemon:
             raise ValueError("address and map are texts")  # noqa: TRY004 - the asker's fault
         checker = Checker(self._configuration, self._driver, self._decisions.mask)
         return await checker.check(address, Facts.of(request), name, explain=request.get("explain") is True)
+
+
+    async def _memo(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer `rcptd memo`."""
+        return await remembered.answer(self._driver.world, self._memo_file, request, self._decisions.mask)
+
+
+def _memo_file(configuration: Configuration) -> "MemoFile | None":
+    if configuration.memo.path is None:
+        return None
+    from rcptd.memo.file import MemoFile  # noqa: PLC0415 - it brings SQLite
+
+    return MemoFile(configuration.memo.path)
 
 
 def _milter_listener(settings: MilterSettings, driver: Driver, ended: Callable[[], None]) -> "Listener":

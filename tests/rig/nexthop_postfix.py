@@ -51,7 +51,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "blocking": ("smtpd_client_restrictions=reject",),
     "choosy": ("smtpd_sender_restrictions=reject",),
     "formal": ("smtpd_helo_restrictions=check_helo_access,static:reject",),
-    "stressed": ("smtpd_soft_error_limit=1", "smtpd_hard_error_limit=1"),
+    "stressed": ("smtpd_hard_error_limit=1", "smtpd_junk_command_limit=1"),
     "crowded": ("smtpd_client_connection_count_limit=2",),
     "encrypted": ("smtpd_tls_security_level=encrypt",),
 })  # fmt: skip

@@ -3,71 +3,98 @@
 Theory of operation. `verify` asks the stores of a rule in order and gives the rule's verdict on what
 they say; `_ask` puts the one question to one store, with and without a detail; `_judge` holds what a
 store knows against the query. All three are generators: they yield `Lookup`s and are sent `Answer`s.
+
+A store that knows the mailbox to be on another server (a Cyrus Murder's frontend) does not decide: the stores
+behind it in the list are told which server to ask. Where they know nobody, the two disagree, as they do for a
+moment when a mailbox is deleted or moves, and the recipient is deferred.
 """
 
 from typing import assert_never
 
 from rcptd.address import NotAnAddress, Recipient, fold, parse
 from rcptd.case import Case, Steps
-from rcptd.policy import Subaddress, Walked
-from rcptd.question import EXISTS, NOT_FOUND, Answer, Found, Lookup, Mailbox, NotFound, Unavailable
+from rcptd.policy import Rule, Subaddress, Walked
+from rcptd.question import NOT_FOUND, PLAIN, Absence, Answer, Found, Lookup, Mailbox, NotFound, Unavailable
 from rcptd.rules.alias import alias
 from rcptd.rules.disabled import disabled
 from rcptd.rules.moved import moved
 from rcptd.rules.posting import posting
 from rcptd.rules.quota import quota
-from rcptd.verdict import Verdict
+from rcptd.verdict import NEEDS_SMTPUTF8, NO_SUCH_DOMAIN, NULL_MX, Verdict
+
+_ABSENT = {Absence.DOMAIN: NO_SUCH_DOMAIN, Absence.NULL_MX: NULL_MX, Absence.UTF8: NEEDS_SMTPUTF8}
 
 
 def verify(case: Case, walked: Walked, recipient: Recipient) -> Steps[Verdict | None]:
     """Ask the stores of a rule about a recipient; None leaves it to the next rule."""
     rule = walked.rule
-    stores = rule.verify or ()
-    if case.query.wire == "smmapd":
-        stores = tuple(case.policy.as_smmapd.get(store, store) for store in stores)
     unanswered = False
     unasked = False
-    for store in stores:
+    absence = Absence.MAILBOX
+    server = ""
+    for store in _stores(case, rule):
         if case.unasked(store, rule):
             case.trace.note(rule.name, f"{store} is not asked about the end of an alias")
             unasked = True
             continue
-        answer = yield from _ask(store, recipient, rule.subaddress)
+        answer = yield from _ask(store, recipient, rule.subaddress, server)
+        answer = _proven(answer, rule, case)
         match answer:
             case Found(mailbox):
-                if answer is EXISTS:
+                if mailbox is PLAIN:
                     return walked.accepted
-                return (yield from _judge(case, walked, mailbox))
+                if not mailbox.server:
+                    return (yield from _judge(case, walked, mailbox))
+                case.trace.note(rule.name, f"the mailbox is on {mailbox.server}")
+                server = mailbox.server
             case Unavailable():
                 if rule.unavailable != "next":
                     return walked.accepted if rule.unavailable == "accept" else walked.unknown
                 unanswered = True
-            case NotFound():
-                pass
+            case NotFound(said):
+                absence = said
             case _:
                 assert_never(answer)
     if unanswered:
         return walked.unknown
     # An end that only an unasked store could know is taken as it stands: see Case.unasked.
-    return walked.accepted if unasked else _nobody_knows(walked)
+    return walked.accepted if unasked else _nobody_knows(walked, absence, server)
 
 
-def _nobody_knows(walked: Walked) -> Verdict | None:
+def _stores(case: Case, rule: Rule) -> tuple[str, ...]:
+    stores = rule.verify or ()
+    if case.query.wire == "smmapd":
+        return tuple(case.policy.as_smmapd.get(store, store) for store in stores)
+    return stores
+
+
+def _proven(answer: Answer, rule: Rule, case: Case) -> Answer:
+    """Give the answer, or "cannot tell" for a yes that proves nothing where the rule has no use for it."""
+    if rule.unproven == "unavailable" and isinstance(answer, Found) and answer.mailbox.unproven:
+        case.trace.note(rule.name, "who takes every local part proves nothing")
+        return Unavailable("takes every local part")
+    return answer
+
+
+def _nobody_knows(walked: Walked, absence: Absence, server: str) -> Verdict | None:
+    if server:
+        return walked.unknown  # a store named it, and whoever was asked there does not know the recipient
     match walked.rule.not_found:
         case "next":
             return None
         case "reject":
-            return walked.not_found
+            absent = _ABSENT.get(absence)
+            return absent.said_by(walked.rule.name) if absent else walked.not_found
         case _:
             return walked.unknown
 
 
-def _ask(store: str, recipient: Recipient, subaddress: Subaddress | None) -> Steps[Answer]:
+def _ask(store: str, recipient: Recipient, subaddress: Subaddress | None, server: str) -> Steps[Answer]:
     """Ask a store about a recipient, and about the recipient without its detail where that may count.
 
     An exact entry for `user+detail` goes first, then one for `user`, then the domain's catch-all.
     """
-    whole = yield Lookup(store, recipient)
+    whole = yield Lookup(store, recipient, server)
     base = subaddress.base(recipient) if subaddress else None
     if base is None or subaddress is None:
         return whole
@@ -79,7 +106,7 @@ def _ask(store: str, recipient: Recipient, subaddress: Subaddress | None) -> Ste
         case Found(mailbox) if not mailbox.catch_all:
             return whole
         case _:
-            without = yield Lookup(store, base)
+            without = yield Lookup(store, base, server)
             if isinstance(without, NotFound):
                 return whole
             if isinstance(without, Found) and without.mailbox.catch_all and isinstance(whole, Found):

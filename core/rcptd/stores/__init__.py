@@ -4,6 +4,9 @@ A store's module has two names that count: `Settings`, a section as `rcptd.schem
 `open_store(name, settings)`, which gives a `Table` or a `Service`. Opening neither waits nor raises
 for what the world may do: a store whose file is missing opens, and says Unavailable when asked.
 
+A third name, `MEMO`, is for services: "on" where their answers are remembered unless the operator says otherwise,
+"off" where only if he says so. A module of ours without it is a table.
+
 The table of our own is lazy, because a cold start counts and a store may need a heavy library. A type
 that is not in it is looked up among the entry points of group `rcptd.stores`, whose objects are such
 modules, so that another package can bring a store.
@@ -40,6 +43,12 @@ class StoreType(Protocol):
     def open_store(self) -> Callable[[str, Any], Store]:
         """Open a store by its name and settings."""
         ...
+
+
+def memo_of(module: StoreType) -> str | None:
+    """Say whether a type of store has its answers remembered: "on", "off", or None for a table, which never has."""
+    name = getattr(module, "__name__", "")
+    return getattr(module, "MEMO", None if name in OURS.values() else "on")
 
 
 def find(name: str) -> StoreType:

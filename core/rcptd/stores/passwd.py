@@ -37,6 +37,9 @@ from rcptd.stores.entries import local_part
 
 _log = logging.getLogger(__name__)
 
+# The name service has caches of its own (nscd, sssd), and a new account is to work at once.
+MEMO = "off"
+
 NAME_OCTETS = 256  # LOGIN_NAME_MAX of Linux, which is more than any account has
 BUFFER = 1024  # sysconf(_SC_GETPW_R_SIZE_MAX) of glibc
 BUFFER_MOST = 1 << 20  # an entry that is larger is a fault

@@ -98,7 +98,7 @@ class CyrusMailboxes:
             case Outcome.NOT_POSTABLE:
                 return Found(Mailbox(posting=Posting()))
             case Outcome.REMOTE:
-                return Unavailable(f"the mailbox is on another server, {judgement.server!r}, which is not asked")
+                return Found(Mailbox(server=judgement.server.decode("ascii", "backslashreplace")))
             case Outcome.UNKNOWN:
                 return Unavailable(judgement.text.decode("utf-8", "replace"))
             case _:
