@@ -317,3 +317,10 @@ def test_a_detail_is_asked_of_the_server_too() -> None:
     assert fed.question
     assert fed.question.server == "b1.example"
     assert fed.tell(EXISTS) == "250 2.1.5"
+
+
+def test_the_end_of_an_alias_on_another_server_is_taken_as_it_stands() -> None:
+    fed = Fed(policy(TWO, slow=frozenset({"other"})), milter("alias@example.org"))
+    fed.start()
+    assert fed.tell(Found(Mailbox(targets=("end@example.org",)))) == "local end@example.org"
+    assert fed.tell(Found(Mailbox(server="b1.example"))) == "250 2.1.5"

@@ -36,11 +36,18 @@ _PLAIN = re.compile(
     rf"<?({_ATOM}+(?:\.{_ATOM}+)*)@((?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)*"
     r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)>?"
 )
+_DOT_ATOM = re.compile(rf"{_ATOM}+(?:\.{_ATOM}+)*")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _ROUTE = re.compile(r"@[^\x00-\x20\x7f,:@\"<>\\]+(?:,@[^\x00-\x20\x7f,:@\"<>\\]+)*:")  # RFC 5321 4.1.2, A-d-l
 _QUOTED = re.compile(r'"((?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*)"')
 _UNSAFE = re.compile(r"[\x00-\x20\x7f-\x9f()<>\[\]:;@\\,\"]")
 _ACE = "xn--"
+
+
+# Plain domains as they were typed, with their canonical form: mail is for the same few all day. Whoever fills it with
+# others costs the next address of each 2 us.
+_plain_domains: dict[str, str] = {}
+MOST_DOMAINS = 4096
 
 
 class NotAnAddress(ValueError):
@@ -63,7 +70,7 @@ class Recipient:
         self.domain = domain
         self.ascii = ascii_only
         self.fault = fault
-        folded = fold(local)
+        folded = local.lower() if local.isascii() else fold(local)
         if domain:
             self.key = f"{folded}@{domain}"
         else:
@@ -85,7 +92,10 @@ class Recipient:
         The first of `delimiters` counts, as in Postfix; one that opens the local part does not.
         """
         local = self.local
-        cut = min((at for at in map(local.find, delimiters) if at >= 0), default=0)
+        if len(delimiters) == 1:
+            cut = local.find(delimiters)
+        else:
+            cut = min((at for at in map(local.find, delimiters) if at >= 0), default=0)
         if cut <= 0:
             return None
         return Recipient(local[:cut], self.domain, ascii_only=self.ascii)
@@ -109,12 +119,19 @@ def parse(text: str) -> Recipient:
     """
     if len(text) > KEY_OCTETS:
         raise NotAnAddress("far too long")
+    typed, _, name = (text[1:-1] if text[:1] == "<" and text[-1:] == ">" else text).partition("@")
+    known = _plain_domains.get(name)
+    if known is not None and _DOT_ATOM.fullmatch(typed):
+        return Recipient(typed, known, fault="" if len(typed) <= LOCAL_PART_OCTETS else _TOO_LONG)
     plain = _PLAIN.fullmatch(text)
     # "<a@b" and "a@b>" match too, which is cheaper than two patterns; junk like that goes the long way.
     if plain and (text[0] == "<") == (text[-1] == ">"):
-        local, domain = plain.groups()
-        domain = domain.lower()
+        local, typed = plain.groups()
+        domain = typed.lower()
         if _ACE not in domain and len(domain) < ADDRESS_OCTETS - LOCAL_PART_OCTETS and _labels(domain):
+            if len(_plain_domains) >= MOST_DOMAINS:
+                _plain_domains.clear()
+            _plain_domains[typed] = domain
             return Recipient(local, domain, fault="" if len(local) <= LOCAL_PART_OCTETS else _TOO_LONG)
     return _parse_slowly(text)
 

@@ -45,8 +45,8 @@ class Case:
         self.in_shadow = False
 
     def unasked(self, store: str, rule: Rule) -> bool:
-        """Say whether a store is left alone here: a slow one at an alias's end, unless the rule says so.
+        """Say whether a store is left alone at the end of an alias: a slow one is, unless the rule says so.
 
         Otherwise one recipient could become fifty questions to a directory or to another mail server.
         """
-        return bool(self.path) and store in self.policy.slow and not rule.verify_targets
+        return store in self.policy.slow and not rule.verify_targets

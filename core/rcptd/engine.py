@@ -64,7 +64,8 @@ def _walk(case: Case, recipient: Recipient, bare: bool) -> Steps[Verdict | None]
             if case.trace.verbose:
                 case.trace.note(rule.name, rule.when.unmet(query, recipient))
             continue
-        case.trace.note(rule.name, "applies")
+        if case.trace.verbose:
+            case.trace.note(rule.name, "applies")
         if rule.shadow:
             _keep_for_later(case, walked, recipient)
             continue

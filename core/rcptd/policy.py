@@ -148,6 +148,10 @@ class Rule:
         schema.boolean, default=False, doc="With shadow: also ask stores that ask another mail server."
     )
 
+    def base(self, recipient: Recipient) -> Recipient | None:
+        """The recipient less its detail, or None where it has none that counts."""
+        return self.subaddress.base(recipient) if self.subaddress else None
+
     @property
     def fixed(self) -> Verdict | None:
         """The verdict of a rule that asks no store."""
@@ -224,15 +228,19 @@ def _cross_check(
         )
 
 
+_UNAVAILABLE = {"accept": ACCEPTED, "defer": UNKNOWN}
+
+
 @dataclass(frozen=True, slots=True)
 class Walked:
-    """A rule with the verdicts that it gives all day, made once."""
+    """A rule with the verdicts that it gives all day, made once; of `unavailable`, None asks the next store."""
 
     rule: Rule
     fixed: Verdict | None
     accepted: Verdict
     not_found: Verdict
     unknown: Verdict
+    unavailable: Verdict | None
     full: Verdict
 
 
@@ -261,6 +269,7 @@ class Policy:
                 ACCEPTED.said_by(rule.name),
                 NO_SUCH_MAILBOX.said_by(rule.name),
                 UNKNOWN.said_by(rule.name),
+                unavailable.said_by(rule.name) if (unavailable := _UNAVAILABLE.get(rule.unavailable)) else None,
                 (FULL if rule.over_quota == "reject" else FULL_FOR_NOW).said_by(rule.name),
             )
             for rule in self.rules

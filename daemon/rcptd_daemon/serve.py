@@ -18,21 +18,20 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from rcptd import __version__, sockets
+from rcptd import __version__
 from rcptd.config import Configuration, FaultyConfiguration, open_world
 from rcptd.drive import Driver
 from rcptd.question import Reports
 from rcptd.world import World
 from rcptd_daemon import control, logs, notify, remembered
 from rcptd_daemon.check import Checker, Facts
+from rcptd_daemon.listeners import Listeners
 from rcptd_daemon.reading import log_settings, read_configuration, remarks, require_front_end
-from rcptd_daemon.sections import Control
-from rcptd_milter.settings import Settings as MilterSettings
 from rcptd_socketmap.server import Server
 from rcptd_socketmap.settings import Settings as SocketmapSettings
 from rcptd_socketmap.stdio import serve_stdio
@@ -89,6 +88,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self._reload_wanted = asyncio.Event()
         self._status = 0
+        self._listeners: Listeners | None = None
         self._socketmap: Server | None = None
         self._milter: Listener | None = None
         self._control: control.Server | None = None
@@ -126,36 +126,19 @@ class Daemon:
     async def _open(self) -> None:
         """Open every socket, then serve them all; raises `OSError` naming the one that cannot be had."""
         sections = self._configuration.sections
-        passed = sockets.inherited()
-        listening: list[sockets.Listening] = []
-        milter = cast(MilterSettings | None, sections.get("milter"))
-        if milter:
-            self._milter = _milter_listener(milter, self._driver, self._milter_ended)
-            # Ports first: whatever is in use is to be found before the name of another's unix socket is taken.
-            if milter.listen.kind != "unix":
-                self._milter.open()
-        settings = cast(SocketmapSettings | None, sections.get("socketmap"))
-        if settings:
-            listening = sockets.listen(
-                settings.listen, mode=settings.mode, owner=settings.owner, group=settings.group, passed=passed
-            )
-        for name in passed.left:
-            _log.warning("nobody listens on the inherited descriptor fd:%s; name it in [socketmap] listen", name)
-        if section := cast(Control | None, sections.get("control")):
-            path = Path(section.listen.host)
-            self._control_at = sockets.listen_unix(path, mode=0o660, owner=section.owner, group=section.group)
-            self._control = control.Server({"check": self._check, "memo": self._memo})
-        if self._milter and milter and milter.listen.kind == "unix":
-            self._milter.open()
-        if settings:
+        listeners = self._listeners = Listeners(self._configuration)
+        if settings := cast(SocketmapSettings | None, sections.get("socketmap")):
             self._socketmap = Server(Verdicts(self._driver, settings.maps), settings)
-            self._socketmap.start(listening)
-        if self._control:
-            await self._control.start(self._control_at.socket)
-            _log.info("control at %s", self._control_at.address)
-        if self._milter and milter:
+            self._socketmap.start(listeners.socketmap)
+        if listeners.control:
+            self._control = control.Server({"check": self._check, "memo": self._memo})
+            await self._control.start(listeners.control.socket)
+            _log.info("control at %s", listeners.control.address)
+        if listeners.milter:
+            self._milter = listeners.milter
+            listeners.decided_by(self._driver.decide_from_thread, self._milter_ended)
             self._milter.start()
-            _log.info("milter at %s", milter.listen)
+            _log.info("milter at %s", sections["milter"].listen)
 
     # Signals.
 
@@ -231,7 +214,8 @@ class Daemon:
             self._milter.stop()
         if self._control:
             await self._control.stop()
-            self._control_at.close()
+        if self._listeners and self._listeners.control:
+            self._listeners.control.close()
         waiting = [self._socketmap.drain(patience)] if self._socketmap else []
         await asyncio.gather(*waiting, self._milter_drained(patience))
         if self._milter:
@@ -326,17 +310,6 @@ def _memo_file(configuration: Configuration) -> "MemoFile | None":
     from rcptd.memo.file import MemoFile  # noqa: PLC0415 - it brings SQLite
 
     return MemoFile(configuration.memo.path)
-
-
-def _milter_listener(settings: MilterSettings, driver: Driver, ended: Callable[[], None]) -> "Listener":
-    try:
-        from rcptd_milter.libmilter import Listener  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise OSError(
-            f"[milter] needs pymilter, which cannot be imported ({error}); install it with: "
-            f"{sys.executable} -m pip install 'rcptd[milter]'"
-        ) from None
-    return Listener(settings, driver.decide_from_thread, ended=ended)
 
 
 async def _serve_stdio(configuration: Configuration) -> int:

@@ -33,17 +33,19 @@ new ones (451, since a 421 would end the client's session); when `active_transac
 is over, the process calls `close` and leaves by `os._exit`. Until then the socket stays: an MTA told
 to pass mail when its filter is gone shall find it gone as late as possible.
 
-BUGS. libmilter's worker pool gives a burst of sessions too few threads when callbacks block (a race
-in its controller), so a slow decision can hold up another session's for a while.
+Callbacks that wait. Debian's libmilter has a pool of workers, which gives a burst of sessions too few of them
+when decisions wait. `relief` makes it start more; a callback at RCPT tells it when it begins and ends.
 """
 
 import contextlib
+import ctypes
 import errno
 import logging
 import os
 import stat
 import threading
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -51,6 +53,7 @@ import Milter
 
 from rcptd import sockets
 from rcptd.schema import Address
+from rcptd_milter.relief import Relief
 from rcptd_milter.replies import FAULT, Status
 from rcptd_milter.session import Decide, Macros, Session
 from rcptd_milter.settings import Settings
@@ -112,6 +115,7 @@ class Listener:
         self._draining = False
         self._sessions: set[Session] = set()  # one step on it is atomic under the interpreter's lock
         self._identity: sockets.Identity | None = None
+        self._relief = Relief(settings.listen)
         self._count = threading.Lock()
         self.faults = 0
         """Steps that failed by our own fault since the start."""
@@ -162,6 +166,8 @@ class Listener:
         """Begin to serve, in a thread of libmilter's own; returns at once."""
         # Nobody waits for it: it ends with the process.
         threading.Thread(target=self._run, name="libmilter", daemon=True).start()
+        if has_pool():
+            self._relief.start()
 
     def _run(self) -> None:
         try:
@@ -177,6 +183,7 @@ class Listener:
 
     def close(self) -> None:
         """Remove the socket's path, unless a newer process has put its own there; then leave the process."""
+        self._relief.stop()
         if self._identity:
             sockets.withdraw(Path(self._settings.listen.host), self._identity)
 
@@ -236,7 +243,12 @@ class Listener:
 
     def _rcpt(self, ctx: Context, *arguments: bytes) -> int:
         try:
-            answer = self._connection(ctx).session.rcpt(arguments, _macros(ctx))
+            connection = self._connection(ctx)
+            callback = self._relief.begin()
+            try:
+                answer = connection.session.rcpt(arguments, _macros(ctx))
+            finally:
+                self._relief.end(callback)
             if answer.rcode:
                 ctx.setreply(answer.rcode, answer.xcode, answer.text)
         except BaseException as error:
@@ -273,6 +285,21 @@ class Listener:
                 peer = connection.session.peer
         with contextlib.suppress(BaseException):
             log.error("our fault at %s, session of %s", step, peer, exc_info=error)
+
+
+def has_pool() -> bool:
+    """Tell whether this libmilter has a pool of workers, instead of a thread for each session.
+
+    A libmilter inside pymilter's own file shows no names: then it is taken to have one.
+    """
+    extension = find_spec("milter")
+    if not extension or not extension.origin:
+        return True
+    try:
+        names = ctypes.CDLL(extension.origin)  # and the libraries that it loads
+    except OSError:
+        return True
+    return hasattr(names, "mi_pool_controller_init") or not hasattr(names, "mi_engine")
 
 
 class _Connection(NamedTuple):

@@ -1,7 +1,7 @@
 """The recipient's mailbox: a store must know it, and everything known of it must allow the mail.
 
 Theory of operation. `verify` asks the stores of a rule in order and gives the rule's verdict on what
-they say; `_ask` puts the one question to one store, with and without a detail; `_judge` holds what a
+they say; `_ask_with_detail` asks one store with and without a detail; `_judge` holds what a
 store knows against the query. All three are generators: they yield `Lookup`s and are sent `Answer`s.
 
 A store that knows the mailbox to be on another server (a Cyrus Murder's frontend) does not decide: the stores
@@ -28,28 +28,26 @@ _ABSENT = {Absence.DOMAIN: NO_SUCH_DOMAIN, Absence.NULL_MX: NULL_MX, Absence.UTF
 def verify(case: Case, walked: Walked, recipient: Recipient) -> Steps[Verdict | None]:
     """Ask the stores of a rule about a recipient; None leaves it to the next rule."""
     rule = walked.rule
+    stores, unasked = _stores(case, rule)
     unanswered = False
-    unasked = False
     absence = Absence.MAILBOX
     server = ""
-    for store in _stores(case, rule):
-        if case.unasked(store, rule):
-            case.trace.note(rule.name, f"{store} is not asked about the end of an alias")
-            unasked = True
-            continue
-        answer = yield from _ask(store, recipient, rule.subaddress, server)
-        answer = _proven(answer, rule, case)
-        match answer:
+    base = rule.base(recipient)
+    for store in stores:
+        if base is None:
+            answer: Answer = yield Lookup(store, recipient, server)
+        else:
+            answer = yield from _ask_with_detail(Lookup(store, recipient, server), base, rule)
+        match _proven(answer, rule, case):
             case Found(mailbox):
                 if mailbox is PLAIN:
                     return walked.accepted
                 if not mailbox.server:
                     return (yield from _judge(case, walked, mailbox))
-                case.trace.note(rule.name, f"the mailbox is on {mailbox.server}")
                 server = mailbox.server
             case Unavailable():
-                if rule.unavailable != "next":
-                    return walked.accepted if rule.unavailable == "accept" else walked.unknown
+                if walked.unavailable:
+                    return walked.unavailable
                 unanswered = True
             case NotFound(said):
                 absence = said
@@ -61,15 +59,22 @@ def verify(case: Case, walked: Walked, recipient: Recipient) -> Steps[Verdict | 
     return walked.accepted if unasked else _nobody_knows(walked, absence, server)
 
 
-def _stores(case: Case, rule: Rule) -> tuple[str, ...]:
+def _stores(case: Case, rule: Rule) -> tuple[tuple[str, ...], bool]:
+    """Give the stores to ask, and whether one is left alone here: a slow one, at the end of an alias."""
     stores = rule.verify or ()
     if case.query.wire == "smmapd":
-        return tuple(case.policy.as_smmapd.get(store, store) for store in stores)
-    return stores
+        stores = tuple(case.policy.as_smmapd.get(store, store) for store in stores)
+    if not case.path:
+        return stores, False
+    asked = tuple(store for store in stores if not case.unasked(store, rule))
+    for store in stores:
+        if store not in asked:
+            case.trace.note(rule.name, f"{store} is not asked about the end of an alias")
+    return asked, len(asked) < len(stores)
 
 
 def _proven(answer: Answer, rule: Rule, case: Case) -> Answer:
-    """Give the answer, or "cannot tell" for a yes that proves nothing where the rule has no use for it."""
+    """Give the answer, or "cannot tell" for a yes that proves nothing where the rule has no use for that."""
     if rule.unproven == "unavailable" and isinstance(answer, Found) and answer.mailbox.unproven:
         case.trace.note(rule.name, "who takes every local part proves nothing")
         return Unavailable("takes every local part")
@@ -89,24 +94,23 @@ def _nobody_knows(walked: Walked, absence: Absence, server: str) -> Verdict | No
             return walked.unknown
 
 
-def _ask(store: str, recipient: Recipient, subaddress: Subaddress | None, server: str) -> Steps[Answer]:
-    """Ask a store about a recipient, and about the recipient without its detail where that may count.
+def _ask_with_detail(lookup: Lookup, base: Recipient, rule: Rule) -> Steps[Answer]:
+    """Ask about a recipient with a detail, and about `base`, which is without it, where that may count.
 
     An exact entry for `user+detail` goes first, then one for `user`, then the domain's catch-all.
     """
-    whole = yield Lookup(store, recipient, server)
-    base = subaddress.base(recipient) if subaddress else None
-    if base is None or subaddress is None:
-        return whole
+    subaddress = rule.subaddress
+    assert subaddress is not None
+    whole = yield lookup
     if subaddress.detail == "must_exist":
-        return _as_spelled(whole, recipient, subaddress) if subaddress.case == "kept" else whole
+        return _as_spelled(whole, lookup.recipient, subaddress) if subaddress.case == "kept" else whole
     match whole:
         case Unavailable():
             return whole
         case Found(mailbox) if not mailbox.catch_all:
             return whole
         case _:
-            without = yield Lookup(store, base, server)
+            without = yield lookup._replace(recipient=base)
             if isinstance(without, NotFound):
                 return whole
             if isinstance(without, Found) and without.mailbox.catch_all and isinstance(whole, Found):

@@ -7,7 +7,8 @@ from rcptd.policy import Policy
 def is_postmaster(policy: Policy, recipient: Recipient, *, bare: bool) -> bool:
     """Say whether the recipient is the postmaster of one of our domains, or a `bare` postmaster."""
     return (
-        policy.postmaster
+        recipient.key.startswith("postmaster")
+        and policy.postmaster
         and recipient.local.lower() == "postmaster"
         and (bare or recipient.domain in policy.own)
     )
