@@ -32,8 +32,9 @@ from rcptd.stores.callahead.routes import Routes
 from rcptd.stores.callahead.routesfile import RoutesFile
 from rcptd.stores.callahead.settings import Settings
 
-__all__ = ["CallAhead", "Settings", "open_store"]
+__all__ = ["MEMO", "CallAhead", "Settings", "open_store"]
 
+MEMO = "on"  # asking costs the next hop, and it may be away
 READING = 0.01  # seconds between two looks whether the routes file has been read for the first time
 TEST = 2.0  # seconds that a yes waits for a test under way; what is not known then counts as proven
 
