@@ -170,6 +170,7 @@ class ScriptedHop:
         self.path = path
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
 
     async def __aenter__(self) -> Self:
         if self.path:
@@ -181,10 +182,14 @@ class ScriptedHop:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._server
+        for _turn in range(5):
+            await asyncio.sleep(0)  # whoever was accepted gets a task now; asyncio trips over it after the closing
         self._server.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:  # a task that never began has closed nothing
+            writer.transport.abort()
         await asyncio.sleep(0)
 
     @property
@@ -195,6 +200,7 @@ class ScriptedHop:
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._serve(Session(reader, writer)))
         self._tasks.add(task)
+        self._writers.add(writer)
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, session: Session) -> None:
@@ -219,6 +225,7 @@ class ScriptedHop:
         finally:
             self.open -= 1
             session.writer.transport.abort()
+            self._writers.discard(session.writer)
 
     async def _do(self, session: Session, action: Action, line: str) -> bool:
         """Do it; say whether the session goes on."""
@@ -259,6 +266,7 @@ async def _say(session: Session, action: str | bytes | Drip | Flood | Exchange) 
             while True:
                 writer.write(f"{action.text}\r\n".encode() * 50)
                 await writer.drain()
+                await asyncio.sleep(0)  # the client may live on the same loop
         case Exchange():
             for number, reply in enumerate(action.replies):
                 if number:
