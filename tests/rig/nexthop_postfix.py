@@ -12,10 +12,14 @@ What Postfix 3.7 (Debian 12) does to one who asks on and on, all defaults; tests
   late, to RSET and QUIT as well, and after the twentieth refusal there is 421 (`smtpd_hard_error_limit`) in answer to
   whatever comes next. RSET resets nothing.
 - RSET, NOOP, VRFY and EHLO are "junk commands". A hundred are free (`smtpd_junk_command_limit`), and each further one
-  is an error like a refusal. So some 95 transactions in a session are quick, each with its RSET, and then there
-  is a second's pause in each, even where every recipient is good.
-- Under stress, which Postfix sees by itself when its processes run short, both limits are 1, and a session ends
-  after one refusal.
+  is an error like a refusal. So 110 transactions in a session are quick, then there is a pause in each, and after
+  120 the session ends, even where every recipient was good.
+- A transaction with a good recipient costs one of a hundred tokens that all of Postfix shares, and brings none back
+  when nothing is sent: the queue manager does, when real mail comes or every five minutes. Without a token
+  the first good recipient of a transaction waits a second (`in_flow_delay`). Only cleanup(8) reads that, so it is
+  the same for all ports; it is off here unless `in_flow_delay` says otherwise, and should be off in a quiet next hop.
+- Under stress, which Postfix sees by itself when its processes run short, the hard limit and that of junk commands are
+  1, and a session ends after one refusal.
 - What it holds against a client, its EHLO or the sender it says at RCPT only (`smtpd_delay_reject`): 554 5.7.1, to
   every recipient, known or not.
 - One connection too many (`smtpd_client_connection_count_limit`, 50) gets 421 for a greeting, which EHLO never sees.
@@ -74,6 +78,7 @@ smtpd_hard_error_limit = 20
 smtpd_junk_command_limit = 100
 smtpd_client_event_limit_exceptions =
 mynetworks =
+in_flow_delay = {in_flow_delay}
 """
 
 
@@ -83,7 +88,7 @@ class NextHopPostfix:
     `certificate` is that of the port `encrypted`; the others have no TLS.
     """
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, *, in_flow_delay: str = "0s") -> None:
         self.ports = {name: free_port() for name in OPTIONS}
         self.certificate = certificate(place, HOST_NAME)
         files = (f"smtpd_tls_cert_file={self.certificate.file}", f"smtpd_tls_key_file={self.certificate.key}")
@@ -93,6 +98,7 @@ class NextHopPostfix:
             main_cf=_MAIN_CF.format(
                 recipients=", ".join(f"{one}@example.org=ok" for one in _KNOWN),
                 access=", ".join(f"{{{address} = {says}}}" for address, says in _ACCESS.items()),
+                in_flow_delay=in_flow_delay,
             ),
             master_cf="".join(
                 f"{LOOPBACK}:{self.ports[name]} inet n - n - 30 smtpd{''.join(f' -o {one}' for one in options)}\n"

@@ -34,6 +34,10 @@ Closes what it opened when it is cancelled.
 # but a parser that stumbles over it must not make a "no" of it.
 COMMAND_OCTETS = 998
 
+# Postfix counts RSET among the junk commands, of which a connection may give a hundred (smtpd_junk_command_limit). Each
+# further one is an error like a refusal: measured, the 111th transaction was slow, and the 121st had no answer.
+TRANSACTIONS = 80
+
 
 async def open_connection(hop: NextHop, dial: Dial, options: Dialogue, *, until: float) -> "Connection":
     """Connect, and go through all that comes before MAIL; raises `HopTrouble`, and leaves nothing open then.
@@ -85,6 +89,7 @@ class Connection:
         self._pipelining = "PIPELINING" in opened.extensions
         self._utf8 = "SMTPUTF8" in opened.extensions
         self._most = options.recipients_per_transaction
+        self._transactions_left = TRANSACTIONS
         self._refusals_left = options.refusals_per_connection or None
         self._dirty = False
         self._trouble: HopTrouble | None = None
@@ -97,7 +102,7 @@ class Connection:
     @property
     def room(self) -> int:
         """Say how many recipients fit into one transaction here, which is the best number to `ask` about; 0: none."""
-        if self._trouble or not self._wire.silent:
+        if self._trouble or not self._wire.silent or not self._transactions_left:
             return 0
         return self._most if self._refusals_left is None else min(self._most, self._refusals_left)
 
@@ -106,8 +111,8 @@ class Connection:
     ) -> list[Answer | HopTrouble | TryAgain]:
         """Ask about recipients, however many; gives an outcome for each, in their order, and raises none of them.
 
-        `TRY_AGAIN` is for another connection: this one has heard enough refusals. Whoever cancels it aborts the
-        connection.
+        `TRY_AGAIN` is for another connection: this one has heard enough refusals, or had enough transactions. Whoever
+        cancels it aborts the connection.
         """
         outcomes: dict[int, Outcome] = {}
         plain: list[int] = []
@@ -149,6 +154,7 @@ class Connection:
 
     async def _transaction(self, mail: str, rcpts: Sequence[str], until: float) -> list[Outcome]:
         """Give the outcomes of the first recipients; all, if no trouble came. The first is never to be asked again."""
+        self._transactions_left -= 1
         commands = [(Step.MAIL, mail), *((Step.RCPT, rcpt) for rcpt in rcpts)]
         if self._dirty:
             commands.insert(0, (Step.RSET, "RSET"))
