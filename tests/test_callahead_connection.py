@@ -12,7 +12,7 @@ from rcptd.question import Absence, Found, NotFound, Unavailable
 from rcptd.stores.callahead.connection import Connection, open_connection
 from rcptd.stores.callahead.dialogue import Dialogue
 from rcptd.stores.callahead.meaning import HopTrouble, Outcome, Step, Trouble, counted_as
-from tests.harness.dialling import HELLO, ask, at, connected, counted, dial, later
+from tests.harness.dialling import HELLO, ask, at, connected, counted, dial, later, loop, run
 from tests.harness.nexthop import (
     DROP,
     STALL,
@@ -29,6 +29,7 @@ from tests.harness.nexthop import (
     hanging_up_after,
 )
 
+__all__ = ["loop"]
 A, B, C = "a@example.org", "b@example.org", "c@example.org"
 KNOWN = by_recipient({A: "250 2.1.5 OK", C: "250 2.1.5 OK"})
 
@@ -50,7 +51,7 @@ def test_a_transaction_is_one_write_and_rset_parts_it_from_the_next() -> None:
                  "RSET", "MAIL FROM:<>", f"RCPT TO:<{A}>", "QUIT"]
             ]  # fmt: skip
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 @pytest.mark.parametrize("pipelining", [True, False])
@@ -68,7 +69,7 @@ def test_commands_are_sent_ahead_only_where_that_is_offered(pipelining: bool) ->
             assert await counted(connection, A, B, C) == ["yes"] * 3
             assert await counted(connection, A, B) == ["yes"] * 2
 
-    asyncio.run(scenario())
+    run(scenario())
     assert waiting == ([2, 1, 0, 1, 0] if pipelining else [0] * 5)
 
 
@@ -80,7 +81,7 @@ def test_a_transaction_has_so_many_recipients_at_most() -> None:
             assert await counted(connection, A, B, C) == ["yes"] * 3
         assert [line[:4] for line in hop.said] == ["EHLO", "MAIL", "RCPT", "RCPT", "RSET", "MAIL", "RCPT"]
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_lmtp_says_lhlo_and_the_sender_is_the_operators() -> None:
@@ -89,7 +90,7 @@ def test_lmtp_says_lhlo_and_the_sender_is_the_operators() -> None:
             assert await counted(connection, A) == ["yes"]
         assert hop.said == [f"LHLO {HELLO}", "MAIL FROM:<probe@example.org>", f"RCPT TO:<{A}>"]
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_recipients_in_utf8_have_a_transaction_of_their_own() -> None:
@@ -102,7 +103,7 @@ def test_recipients_in_utf8_have_a_transaction_of_their_own() -> None:
             "RSET", "MAIL FROM:<> SMTPUTF8", "RCPT TO:<jörg@example.org>", "RCPT TO:<øst@example.org>",
         ]  # fmt: skip
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_recipient_in_utf8_does_not_exist_where_utf8_is_not_offered() -> None:
@@ -113,7 +114,7 @@ def test_a_recipient_in_utf8_does_not_exist_where_utf8_is_not_offered() -> None:
             assert await counted(connection, "a@müller.example") == ["yes"]
         assert hop.said[1:] == ["MAIL FROM:<>", "RCPT TO:<a@xn--mller-kva.example>"]
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_odd_addresses_are_quoted_and_overlong_ones_not_asked() -> None:
@@ -125,7 +126,7 @@ def test_odd_addresses_are_quoted_and_overlong_ones_not_asked() -> None:
             ]  # fmt: skip
         assert hop.said[2:] == [f"RCPT TO:<{odd}>", "RCPT TO:<bare>"]
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_no_line_can_be_smuggled_in() -> None:
@@ -136,7 +137,7 @@ def test_no_line_can_be_smuggled_in() -> None:
             assert not connection.usable
         assert "DATA" not in hop.said
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 # ---- limits of the hop
@@ -154,7 +155,7 @@ def test_too_many_recipients_are_asked_about_in_further_transactions() -> None:
             asked = [address(line)[0] for line in hop.said if line.startswith("RCPT")]
         assert asked == [*"01234", *"234"]
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_one_recipient_cannot_be_too_many() -> None:
@@ -164,7 +165,7 @@ def test_one_recipient_cannot_be_too_many() -> None:
             assert connection.usable
             assert len(hop.said) == 7
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_connection_that_heard_enough_refusals_is_used_no_more() -> None:
@@ -182,7 +183,7 @@ def test_a_connection_that_heard_enough_refusals_is_used_no_more() -> None:
             assert connection.room == 1
             assert await counted(connection, A, B, A) == ["yes", "no", "ask again"]
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_hop_without_such_a_limit_is_asked_on() -> None:
@@ -192,7 +193,7 @@ def test_a_hop_without_such_a_limit_is_asked_on() -> None:
             assert await counted(connection, *(f"{n}@example.org" for n in range(50))) == ["no"] * 50
             assert connection.room == 20
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_hop_that_hangs_up_for_too_many_errors_has_answered_those_before() -> None:
@@ -202,7 +203,7 @@ def test_a_hop_that_hangs_up_for_too_many_errors_has_answered_those_before() -> 
             assert await counted(connection, *(f"{n}@example.org" for n in range(6))) == ["no"] * 3 + ["refuses us"] * 3
             assert not connection.usable
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_greylisting_and_refusals_are_of_one_recipient_each() -> None:
@@ -215,12 +216,17 @@ def test_greylisting_and_refusals_are_of_one_recipient_each() -> None:
             assert await counted(connection, A, B, C) == ["refuses us", "disabled", "yes"]
             assert connection.usable
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 # ---- every fault at every step
 
-LIMIT = 0.15  # seconds for a reply
+
+def limit(kinds: set[Trouble]) -> float:
+    """Give the seconds to wait: few where waiting is all that will happen, else enough on a busy machine."""
+    return 0.15 if Trouble.TIMEOUT in kinds else 5.0
+
+
 FAULTS: dict[str, tuple[Action, set[Trouble]]] = {
     "drop": (DROP, {Trouble.BROKEN}),
     "half a reply, then drop": ((b"55", DROP), {Trouble.BROKEN}),
@@ -249,7 +255,7 @@ EARLY = {"banner": Step.BANNER, "EHLO": Step.HELLO, "STARTTLS": Step.TLS, "AUTH"
 
 async def troubles(hop: ScriptedHop, **options: Any) -> HopTrouble:
     with pytest.raises(HopTrouble) as caught:
-        async with connected(hop, reply_timeout=LIMIT, **options):
+        async with connected(hop, **options):
             pass
     return caught.value
 
@@ -263,8 +269,8 @@ def test_a_fault_before_mail_is_trouble_within_the_limit(name: str, step: str) -
         async with ScriptedHop({step: action}, offers=("STARTTLS", "AUTH PLAIN")) as hop:
             tls = {"tls": "opportunistic"} if step == "STARTTLS" else {}
             begun = time.monotonic()
-            trouble = await troubles(hop, auth_user="u", auth_password="secret", **tls)
-            assert time.monotonic() - begun < 10 * LIMIT
+            trouble = await troubles(hop, auth_user="u", auth_password="secret", reply_timeout=limit(kinds), **tls)
+            assert time.monotonic() - begun < 3
             # One of endless replies may be a wrong answer before it is one too many, or be noticed a step later.
             endless = name == "endless replies"
             assert trouble.kind in kinds or (endless and trouble.kind in (Trouble.REFUSED, Trouble.TLS, Trouble.AUTH))
@@ -272,7 +278,7 @@ def test_a_fault_before_mail_is_trouble_within_the_limit(name: str, step: str) -
             assert str(trouble).startswith(f"smtp:127.0.0.1:{hop.port}: ")
             assert "secret" not in str(trouble)
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 @pytest.mark.parametrize("pipelining", [True, False])
@@ -284,17 +290,20 @@ def test_a_fault_at_rset_or_mail_is_trouble_for_every_recipient(name: str, step:
     async def scenario() -> None:
         says = {step: Turns("250 OK", action) if step == "MAIL" else action}
         hop = ScriptedHop(says, offers=("PIPELINING",) if pipelining else ())
-        async with hop, connected(hop, reply_timeout=LIMIT) as connection:
+        async with hop, connected(hop) as connection:
             assert await counted(connection, A) == ["yes"]
-            outcomes = await ask(connection, A, B, C)
-            assert {trouble_of(outcome).kind for outcome in outcomes} <= kinds
-            assert not connection.usable
-            assert {trouble_of(outcome).kind for outcome in await ask(connection, A)} <= kinds
+            outcomes = [*await ask(connection, A, B, C, within=limit(kinds)), *await ask(connection, A)]
+            if name == "endless replies":
+                # They are all 250, so some may be taken for what was asked about.
+                assert not any(isinstance(outcome, NotFound) for outcome in outcomes)
+            else:
+                assert {trouble_of(outcome).kind for outcome in outcomes} <= kinds
+                assert not connection.usable
             before = time.monotonic()
             await connection.quit(within=0.02)
             assert time.monotonic() - before < 0.5
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def trouble_of(outcome: Outcome) -> HopTrouble:
@@ -312,16 +321,16 @@ def test_a_fault_in_mid_transaction_is_trouble_for_those_not_answered(name: str,
             {"RCPT": by_recipient({A: "550 5.1.1 no such user", B: action}, "250 OK")},
             offers=("PIPELINING",) if pipelining else (),
         )
-        async with hop, connected(hop, reply_timeout=LIMIT) as connection:
+        async with hop, connected(hop) as connection:
             begun = time.monotonic()
-            first, *others = await ask(connection, A, B, C)
-            assert time.monotonic() - begun < 10 * LIMIT
+            first, *others = await ask(connection, A, B, C, within=limit(kinds))
+            assert time.monotonic() - begun < 3
             assert {trouble_of(each).kind for each in others} <= kinds
             shifted = name in ("out of step", "endless replies")
             assert counted_as(first) == ("connection lost or nonsense" if shifted else "no")
             assert not connection.usable
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 @pytest.mark.parametrize("pipelining", [True, False])
@@ -337,7 +346,7 @@ def test_a_reply_too_many_makes_no_recipient_a_no(pipelining: bool) -> None:
             assert await counted(connection, A, B, C) == ["connection lost or nonsense"] * 3
             assert not connection.usable
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_hop_that_closes_after_the_last_answer_has_given_it() -> None:
@@ -353,7 +362,7 @@ def test_a_hop_that_closes_after_the_last_answer_has_given_it() -> None:
                 assert trouble.code == (0 if closing is DROP else 421)
                 assert trouble.kind is (Trouble.BROKEN if closing is DROP else Trouble.REFUSED)
 
-        asyncio.run(scenario())
+        run(scenario())
 
 
 def test_a_connection_that_ends_or_babbles_while_idle_is_not_usable() -> None:
@@ -368,7 +377,7 @@ def test_a_connection_that_ends_or_babbles_while_idle_is_not_usable() -> None:
                 assert not connection.usable
                 await connection.quit(within=0.01)
 
-        asyncio.run(scenario())
+        run(scenario())
 
 
 # ---- time
@@ -385,7 +394,7 @@ def test_the_total_limit_is_kept_though_each_reply_is_in_time() -> None:
             assert "no whole reply within" in str(outcomes[7])
             assert not connection.usable
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_question_whose_time_is_over_is_not_waited_for() -> None:
@@ -398,7 +407,7 @@ def test_a_question_whose_time_is_over_is_not_waited_for() -> None:
                     pass
             assert caught.value.kind is Trouble.CONNECT
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_cancelling_closes_the_connection_at_once() -> None:
@@ -413,7 +422,7 @@ def test_cancelling_closes_the_connection_at_once() -> None:
             await asyncio.sleep(0.02)
             assert hop.open == 0
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_cancelling_while_it_opens_leaves_nothing_open() -> None:
@@ -430,7 +439,7 @@ def test_cancelling_while_it_opens_leaves_nothing_open() -> None:
             await asyncio.sleep(0.02)
             assert hop.open == 0
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_the_pool_sees_how_old_and_how_idle_a_connection_is() -> None:
@@ -442,7 +451,7 @@ def test_the_pool_sees_how_old_and_how_idle_a_connection_is() -> None:
             assert connection.idle_since > connection.opened
             assert connection.hop == at(hop)
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_quitting_waits_only_so_long() -> None:
@@ -454,7 +463,7 @@ def test_quitting_waits_only_so_long() -> None:
             await connection.quit()
             connection.abort()
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 # ---- connecting
@@ -466,7 +475,7 @@ def opened(dialling: Any, *, timeout: float = 0.1) -> HopTrouble:
         return await open_connection(there, dialling, Dialogue(HELLO, reply_timeout=timeout), until=later(1))
 
     with pytest.raises(HopTrouble) as caught:
-        asyncio.run(scenario())
+        run(scenario())
     return caught.value
 
 
@@ -503,4 +512,4 @@ def test_unavailable_is_said_of_a_recipient_by_an_overlong_address_only() -> Non
             (outcome,) = await connection.ask([long], until=later(1))
             assert outcome == Unavailable(f"{at(hop)}: not asked about so long an address", of_recipient=True)
 
-    asyncio.run(scenario())
+    run(scenario())

@@ -18,9 +18,10 @@ from rcptd.stores.callahead.dialogue import Dialogue
 from rcptd.stores.callahead.meaning import HopTrouble, Step, Trouble
 from rcptd.stores.callahead.nexthop import NextHop
 from tests.harness.certificates import certificate, server_context
-from tests.harness.dialling import HELLO, connected, counted, dial, later
+from tests.harness.dialling import HELLO, connected, counted, dial, later, loop, run
 from tests.harness.nexthop import DROP, STALL, Action, Exchange, ScriptedHop, by_recipient
 
+__all__ = ["loop"]
 A = "a@example.org"
 
 
@@ -31,7 +32,7 @@ def opened(hop: ScriptedHop, *addresses: str, protocol: Any = "smtp", **options:
         async with hop, connected(hop, protocol, **options) as connection:
             return await counted(connection, *(addresses or (A,))), connection.encrypted
 
-    return asyncio.run(scenario())
+    return run(scenario())
 
 
 def trouble(hop: ScriptedHop, **options: Any) -> HopTrouble:
@@ -124,7 +125,7 @@ def test_a_server_that_was_gone_at_once_has_no_address(options: dict[str, Any]) 
                 await open_connection(there, reset, Dialogue(HELLO, **options), until=later(2))
             assert caught.value.kind is Trouble.BROKEN
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 # ---- STARTTLS
@@ -334,4 +335,4 @@ def test_aiosmtpd_is_asked_with_all_of_it(kind: type[SMTP], proxy: Any, right: P
         listening.close()
         await asyncio.sleep(0.01)
 
-    asyncio.run(scenario())
+    run(scenario())

@@ -220,19 +220,6 @@ def test_a_connection_is_asked_once_however_short_its_life() -> None:
     run(main)
 
 
-def test_a_connection_without_room_is_replaced() -> None:
-    async def main() -> None:
-        hop = Hop()
-        pool = make(hop)
-        await ask(pool)
-        hop.lines[0].room = 0
-        assert await ask(pool) is EXISTS
-        assert len(hop.lines) == 2
-        await pool.aclose()
-
-    run(main)
-
-
 def test_a_connection_that_died_while_idle_is_not_asked() -> None:
     async def main() -> None:
         hop = Hop()

@@ -1,10 +1,15 @@
-"""Connects to a scripted next hop, and asks it about recipients; one line in a test."""
+"""Connects to a scripted next hop, and asks it about recipients; one line in a test.
+
+A module that imports the fixture `loop` runs each of its tests on asyncio's loop and on uvloop, by `run`.
+"""
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
+
+import pytest
 
 from rcptd.address import parse
 from rcptd.stores.callahead.connection import Connection, Dial, open_connection
@@ -14,6 +19,22 @@ from rcptd.stores.callahead.nexthop import NextHop, Protocol
 from tests.harness.nexthop import ScriptedHop
 
 HELLO = "filter.example.org"
+T = TypeVar("T")
+
+_factory: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"new": asyncio.new_event_loop}
+
+
+@pytest.fixture(autouse=True, params=["asyncio", "uvloop"])
+def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Choose the loop; rcptd runs on either."""
+    if request.param == "uvloop":
+        monkeypatch.setitem(_factory, "new", pytest.importorskip("uvloop").new_event_loop)
+
+
+def run(scenario: Coroutine[Any, Any, T]) -> T:
+    """Run a scenario on a loop of its own."""
+    with asyncio.Runner(loop_factory=_factory["new"]) as runner:
+        return runner.run(scenario)
 
 
 def at(hop: ScriptedHop, protocol: Protocol = "smtp") -> NextHop:

@@ -266,6 +266,7 @@ async def _say(session: Session, action: str | bytes | Drip | Flood | Exchange) 
             while True:
                 writer.write(f"{action.text}\r\n".encode() * 50)
                 await writer.drain()
+                await asyncio.sleep(0)  # the client may live on the same loop
         case Exchange():
             for number, reply in enumerate(action.replies):
                 if number:

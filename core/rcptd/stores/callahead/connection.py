@@ -9,6 +9,9 @@ none of the answers of that transaction counts then. A hop that hangs up or says
 it answered before that stands.
 
 LIMITS. The limit of refusals is kept by asking about no more recipients at once than it leaves room for.
+
+BUGS. A reply too many that comes after the last one was read is noticed too late for the answers that were given; the
+connection is not used again then.
 """
 
 import asyncio

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from socket import AF_UNIX
-from typing import Any
 
 from rcptd.stores.callahead import proxyheader, sasl
 from rcptd.stores.callahead.dialogue import Dialogue
@@ -51,21 +50,16 @@ async def open_dialogue(wire: Wire, hop: NextHop, options: Dialogue, until: floa
 
 
 def _introduce(wire: Wire, options: Dialogue) -> None:
-    header = proxyheader.v1 if options.proxy == "v1" else proxyheader.v2
-    family, theirs = _peer(wire)
-    if family != AF_UNIX and not theirs:
+    if wire.family != AF_UNIX and not wire.theirs:
         raise wire.trouble(Trouble.BROKEN, Step.PROXY, "it was gone at once")
-    wire.transport.write(header(wire.transport.get_extra_info("sockname"), theirs, family))
+    header = proxyheader.v1 if options.proxy == "v1" else proxyheader.v2
+    wire.transport.write(header(wire.ours, wire.theirs, wire.family))
 
 
 def _is_local(wire: Wire) -> bool:
-    family, theirs = _peer(wire)
-    return family == AF_UNIX or (bool(theirs) and ip_address(theirs[0].partition("%")[0]).is_loopback)
-
-
-def _peer(wire: Wire) -> tuple[int, Any]:
-    """Give family and name of the other end; an inet one that is gone has none."""
-    return wire.transport.get_extra_info("socket").family, wire.transport.get_extra_info("peername")
+    if wire.family == AF_UNIX:
+        return True
+    return bool(wire.theirs) and ip_address(wire.theirs[0].partition("%")[0]).is_loopback
 
 
 async def _hello(wire: Wire, hop: NextHop, options: Dialogue, until: float) -> Mapping[str, str]:

@@ -238,16 +238,15 @@ class Pool:
             self._waiting.first().fail(trouble)
 
     async def _converse(self, conversation: Conversation) -> None:
-        """Ask what waits, until the connection is too old, too long idle, or dead."""
-        limits, now = self._limits, self._clock()
-        old, fresh = now + limits.age, True
-        while conversation.usable and conversation.room and (fresh or now < old) and not self._closed:
+        """Ask what waits, until the connection is too old, too long idle, used up or dead."""
+        old = self._clock() + self._limits.age
+        fresh = True
+        while conversation.usable and (fresh or self._clock() < old) and not self._closed:
             if batch := self._taken(conversation):
                 await self._put(conversation, batch, fresh=fresh)
                 fresh = False
             elif not await self._rest():
                 return
-            now = self._clock()
 
     async def _rest(self) -> bool:
         """Wait for a question; says whether one came before the connection was too long idle."""

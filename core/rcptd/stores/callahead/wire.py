@@ -10,7 +10,7 @@ All trouble is `HopTrouble`, with the step at which it came.
 import asyncio
 import ssl
 from collections import deque
-from typing import cast
+from typing import Any, cast
 
 from rcptd.stores.callahead.meaning import HopTrouble, Step, Trouble
 from rcptd.stores.callahead.nexthop import NextHop
@@ -18,9 +18,15 @@ from rcptd.stores.callahead.replies import Replies, Reply
 
 
 class Wire(asyncio.Protocol):
-    """One transport, from `connection_made` to `abort`; a reply may take `reply_timeout` seconds."""
+    """One transport, from `connection_made` to `abort`; a reply may take `reply_timeout` seconds.
+
+    `family` is that of its socket, `ours` and `theirs` are the names of its ends.
+    """
 
     transport: asyncio.Transport
+    family: int
+    ours: Any
+    theirs: Any  # None where the hop was gone before we looked
 
     def __init__(self, hop: NextHop, reply_timeout: float) -> None:
         self._hop = hop
@@ -34,7 +40,10 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; called by the loop."""
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are not of that class
+        # Asked now, as uvloop tells nothing of a transport that is closed.
+        self.family = transport.get_extra_info("socket").family
+        self.ours, self.theirs = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
 
     def data_received(self, data: bytes) -> None:
         """Take what the hop sent; called by the loop."""
@@ -112,8 +121,7 @@ class Wire(asyncio.Protocol):
     async def start_tls(self, context: ssl.SSLContext, name: str) -> None:
         """Go over to TLS with a server of that name ("" for none); raises what `loop.start_tls` does."""
         transport = await self._loop.start_tls(self.transport, self, context, server_hostname=name or None)
-        assert transport
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
 
     async def command(self, step: Step, line: str, until: float) -> Reply:
         """Send one command line and wait for its reply."""
