@@ -12,7 +12,7 @@ from rcptd.question import Absence, Found, NotFound, Unavailable
 from rcptd.stores.callahead.connection import Connection, open_connection
 from rcptd.stores.callahead.dialogue import Dialogue
 from rcptd.stores.callahead.meaning import HopTrouble, Outcome, Step, Trouble, counted_as
-from tests.harness.dialling import HELLO, ask, at, connected, counted, dial, later, loop, run
+from tests.harness.dialling import HELLO, ask, at, come_true, connected, counted, dial, later, loop, run
 from tests.harness.nexthop import (
     DROP,
     STALL,
@@ -355,8 +355,7 @@ def test_a_hop_that_closes_after_the_last_answer_has_given_it() -> None:
         async def scenario(closing: Action = closing) -> None:
             async with ScriptedHop({"RCPT": ("550 5.1.1 no", closing)}) as hop, connected(hop) as connection:
                 assert await counted(connection, A) == ["no"]
-                await asyncio.sleep(0.02)
-                assert not connection.usable
+                await come_true(lambda: not connection.usable)
                 (outcome,) = await ask(connection, A)
                 trouble = trouble_of(outcome)
                 assert trouble.code == (0 if closing is DROP else 421)
@@ -369,12 +368,11 @@ def test_a_connection_that_ends_or_babbles_while_idle_is_not_usable() -> None:
     for action in (DROP, "421 4.4.2 idle for too long", "250 hello?", b"25"):
 
         async def scenario(action: Action = action) -> None:
-            says = {"RCPT": ("250 2.1.5 OK", Late(action, 0.02))}
+            says = {"RCPT": ("250 2.1.5 OK", Late(action, 0.1))}
             async with ScriptedHop(says) as hop, connected(hop) as connection:
                 assert await counted(connection, A) == ["yes"]
                 assert connection.usable
-                await asyncio.sleep(0.05)
-                assert not connection.usable
+                await come_true(lambda: not connection.usable)
                 await connection.quit(within=0.01)
 
         run(scenario())
@@ -385,13 +383,13 @@ def test_a_connection_that_ends_or_babbles_while_idle_is_not_usable() -> None:
 
 def test_the_total_limit_is_kept_though_each_reply_is_in_time() -> None:
     async def scenario() -> None:
-        async with ScriptedHop({"RCPT": Late("250 OK", 0.04)}) as hop, connected(hop) as connection:
+        async with ScriptedHop({"RCPT": Late("250 OK", 0.1)}) as hop, connected(hop) as connection:
             begun = time.monotonic()
-            outcomes = await ask(connection, *(f"{n}@example.org" for n in range(8)), within=0.1)
-            assert time.monotonic() - begun < 0.3
+            outcomes = await ask(connection, *(f"{n}@example.org" for n in range(50)), within=0.5)
+            assert time.monotonic() - begun < 2.5
             assert isinstance(outcomes[0], Found)
-            assert trouble_of(outcomes[7]).kind is Trouble.TIMEOUT
-            assert "no whole reply within" in str(outcomes[7])
+            assert trouble_of(outcomes[-1]).kind is Trouble.TIMEOUT
+            assert "no whole reply within" in str(outcomes[-1])
             assert not connection.usable
 
     run(scenario())
@@ -414,13 +412,12 @@ def test_cancelling_closes_the_connection_at_once() -> None:
     async def scenario() -> None:
         async with ScriptedHop({"RCPT": STALL}) as hop, connected(hop) as connection:
             task = asyncio.create_task(ask(connection, A))
-            await asyncio.sleep(0.02)
+            await come_true(lambda: len(hop.said) == 3)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert not connection.usable
-            await asyncio.sleep(0.02)
-            assert hop.open == 0
+            await come_true(lambda: hop.open == 0)
 
     run(scenario())
 
@@ -431,13 +428,11 @@ def test_cancelling_while_it_opens_leaves_nothing_open() -> None:
             there = at(hop)
             opening = open_connection(there, dial(there), Dialogue(HELLO), until=later(5))
             task = asyncio.create_task(opening)
-            await asyncio.sleep(0.02)
-            assert hop.open == 1
+            await come_true(lambda: len(hop.said) == 1)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            await asyncio.sleep(0.02)
-            assert hop.open == 0
+            await come_true(lambda: hop.open == 0)
 
     run(scenario())
 

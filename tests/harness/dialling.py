@@ -66,6 +66,13 @@ def later(seconds: float) -> float:
     return asyncio.get_running_loop().time() + seconds
 
 
+async def come_true(fact: Callable[[], bool]) -> None:
+    """Wait for a fact, however busy the machine is."""
+    async with asyncio.timeout(5):
+        while not fact():  # noqa: ASYNC110 - facts of code that knows of no event
+            await asyncio.sleep(0.005)
+
+
 @asynccontextmanager
 async def connected(
     hop: ScriptedHop, protocol: Protocol = "smtp", *, within: float = 5.0, **options: Any
