@@ -58,6 +58,14 @@ _monotonic = time.monotonic
 _numbers = count(1)
 # Unlike for another process or the next start, so that a reference leads to one line of one log.
 _START = os.urandom(2).hex()
+
+
+def _start_anew() -> None:
+    global _START  # noqa: PLW0603 - a forked worker counts from where its parent does, too
+    _START = os.urandom(2).hex()
+
+
+os.register_at_fork(after_in_child=_start_anew)
 _STOPPING = OUR_FAULT.said_by("stopping")
 _ABANDONED = OUR_FAULT.said_by("abandoned")
 

@@ -62,9 +62,14 @@ class Relief:
         self._several = threading.Event()
         self._open: deque[socket.socket] = deque()
         self._stopped = False
+        self._each = _EACH
         self._told = False
         self.connections = 0
         """How many connections were opened since the start."""
+
+    def shared_by(self, processes: int) -> None:
+        """Take into account that so many processes serve the listener: each takes its part of our connections."""
+        self._each = _EACH * processes
 
     def start(self) -> None:
         """Begin to watch, in a thread of our own."""
@@ -101,7 +106,7 @@ class Relief:
             relieved &= now
             if len(now) < MOST_WAITING:
                 for callback in (now & seen) - relieved:
-                    if not all(self._connect() for _ in range(_EACH)):
+                    if not all(self._connect() for _ in range(self._each)):
                         break  # the listener is busy with connections; those start workers as well
                     relieved.add(callback)
             seen = now
