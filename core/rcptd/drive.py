@@ -90,7 +90,7 @@ class Decision:
         self.world = world
         self.query = query
         self.case: Case = engine.open_case(world.policy, query, Trace(verbose=verbose), time.time())
-        self.steps: Steps[Verdict | None] = engine.decide(self.case)
+        self.steps: Steps[Verdict | None] | None = None
         self.question: Lookup | None = None
         self.verdict: Verdict | None = None
         self.done = False
@@ -273,7 +273,10 @@ class Driver:
 
     def _advance(self, decision: Decision, answer: Answer | None) -> None:
         try:
-            result = advance(decision.steps, decision.world.at_once, decision.case.trace, answer)
+            steps = decision.steps
+            if steps is None:
+                steps = decision.steps = engine.decide(decision.case)
+            result = advance(steps, decision.world.at_once, decision.case.trace, answer)
         except Exception:
             _log.exception("decision %s failed; deferred", decision.reference)
             self._end(decision, OUR_FAULT.said_by("fault"))
