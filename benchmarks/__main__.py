@@ -32,7 +32,7 @@ PARTS: Mapping[str, str] = {
     "start": "benchmarks.start",
 }
 NOT_BY_DEFAULT = ("sizes",)  # ten million mailboxes take a quarter of an hour, and gigabytes
-QUICK = Load(rounds=1, questions=400, recipients=500, mailboxes=2_000, sizes=(300, 3_000), messages=40, starts=1)
+QUICK = Load(rounds=2, questions=200, recipients=500, mailboxes=2_000, sizes=(300, 3_000), messages=30, starts=1)
 
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:

@@ -26,10 +26,13 @@ def cpu_of(processes: Collection[int]) -> Mapping[int, float]:
 
 
 def private(process: int) -> int:
-    """The memory that a process shares with nobody, in octets: mapped files that others map, too, are not in it."""
+    """The memory that a process shares with nobody, in octets, without the pages of files that it maps.
+
+    Those are `Private_Clean`: whose database or program nobody else happens to map has them all there.
+    """
     octets = 0
     for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Private_"):
+        if line.startswith(("Private_Dirty", "Private_Hugetlb")):
             octets += int(line.split()[1]) * 1024
     return octets
 

@@ -144,7 +144,7 @@ def spread(numbers: Sequence[float], digits: int = 0) -> str:
     if not numbers:
         return ""
     middle, least, most = (f"{one:.{digits}f}" for one in (median(numbers), min(numbers), max(numbers)))
-    return middle if len(numbers) == 1 else f"{middle} ({least}–{most})"  # noqa: RUF001 - a range
+    return middle if least == most else f"{middle} ({least}–{most})"  # noqa: RUF001 - a range
 
 
 def lines_of(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
