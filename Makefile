@@ -10,7 +10,7 @@ types: ; @tools/setup run && exec .venv/bin/mypy
 coverage: ; @tools/setup test && .venv/bin/python -m coverage run -m pytest -q $(ARGS); exec .venv/bin/python -m coverage report --fail-under=100
 fuzz: ; @tools/setup run && exec tools/fuzz $(ARGS)
 campaign: ; @tools/setup test && PYTHONPATH=core:milter:socketmap:daemon:. exec .venv/bin/python -m tests.campaign.differential $(ARGS)
-bench: ; @tools/setup test && PYTHONPATH=core:milter:socketmap:daemon:. exec .venv/bin/python -m benchmarks.cyrus $(ARGS)
+bench: ; @tools/setup test && PYTHONPATH=core:milter:socketmap:daemon:. exec .venv/bin/python -m benchmarks $(ARGS)
 bench-callahead: ; @tools/setup run && PYTHONPATH=core:milter:socketmap:daemon:. exec .venv/bin/python -m benchmarks.callahead $(ARGS)
 dist: ; @tools/setup run && .venv/bin/python -m pip wheel -q --no-deps --wheel-dir dist . && ls -1 dist
 clean: ; rm -rf .venv .run .coverage* build dist *.egg-info core/*.egg-info

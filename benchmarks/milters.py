@@ -1,0 +1,110 @@
+"""rcptd's milter beside milters that do nothing, in C on libmilter and on pymilter.
+
+All negotiate the same, so the same packets travel. The asking program plays 32 sessions at once, each in lock step,
+of 20 recipients: once as sessions that end with their transaction, as most of an MTA's do, and once as sessions that
+go on for many, where recipients are nearly all that there is. The recipients are asked about at random; what they
+wait is the time from RCPT to its reply.
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from benchmarks.asking import HERE, Load, Processes, asked, compiled, processes_of, serving
+from benchmarks.cyrus import SEED, local_part, note
+from benchmarks.rcptd_conf import DOMAIN, MAPS, MILTER, RULES, file_store
+from benchmarks.report import Report, Target, rotated
+from tests.rig.place import sheltered
+from tests.rig.ports import wait_until
+
+SESSIONS, RECIPIENTS = 32, 20
+IN_C, ON_PYMILTER, BARE, OURS = "C, does nothing", "pymilter, does nothing", "pymilter, bare callbacks", "rcptd, file"
+TRANSACTIONS: Mapping[str, int] = {"one transaction a session": 1, "a hundred a session": 100}
+UNKNOWN = "a hundred a session, unknown recipients"  # rcptd alone: the others refuse nobody
+TAKEN, REFUSED = "c", "y550 5.1.1"
+
+
+@dataclass(frozen=True)
+class Milter:
+    """Where one is asked, and which processes it has."""
+
+    path: Path
+    processes: Processes
+
+
+@contextmanager
+def nothing(command: Sequence[str | Path], path: Path) -> Iterator[Milter]:
+    """A milter that does nothing, running."""
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd=HERE.parent) as process:
+        try:
+            if not wait_until(lambda: path.is_socket() or process.poll() is not None) or process.poll() is not None:
+                raise RuntimeError(f"{command[0]} did not start")
+            yield Milter(path, lambda: [process.pid])
+        finally:
+            process.kill()
+
+
+@contextmanager
+def milters(place: Path, there: Sequence[str]) -> Iterator[Mapping[str, Milter]]:
+    """All that are asked, running."""
+    sockets = {IN_C: place / "c.sock", ON_PYMILTER: place / "pymilter.sock", BARE: place / "bare.sock"}
+    python = [sys.executable, "-m", "benchmarks.nothing"]
+    commands: Mapping[str, Sequence[str | Path]] = {
+        IN_C: [compiled("nothing.c", place, "-lmilter"), f"unix:{sockets[IN_C]}"],
+        ON_PYMILTER: [*python, f"unix:{sockets[ON_PYMILTER]}"],
+        BARE: [*python, f"unix:{sockets[BARE]}", "--bare"],
+    }
+    with ExitStack() as stack:
+        found = {name: stack.enter_context(nothing(of, sockets[name])) for name, of in commands.items()}
+        folder = place / "rcptd"
+        # The map is only there to find out when the file has been read.
+        configuration = MAPS + MILTER + file_store(folder, there) + RULES
+        daemon = stack.enter_context(serving(folder, configuration, probe=there[0]))
+        found[OURS] = Milter(folder / "milter.sock", processes_of(daemon))
+        yield found
+
+
+def asking_command(program: Path, path: Path, sessions: int, transactions: int, reply: str) -> list[str | Path]:
+    """The command that plays MTAs."""
+    return [program, path, str(sessions), str(RECIPIENTS), str(transactions), reply]
+
+
+def targets() -> Iterator[Target]:
+    """What issue 5 wants, held against both ways to write a milter on pymilter."""
+    for where in TRANSACTIONS:
+        for server in (ON_PYMILTER, BARE):
+            yield Target(f"{where}: RCPTs/s to {server}", where, OURS, "rate", 0.8, True, server)
+
+
+def run(load: Load) -> Iterator[Report]:
+    """Measure."""
+    there = [f"{local_part(number)}@{DOMAIN}" for number in range(load.recipients)]
+    gone = [f"{local_part(number)}@{DOMAIN}" for number in range(load.recipients, 2 * load.recipients)]
+    report = Report(
+        "milter", f"{SESSIONS} sessions of {RECIPIENTS} recipients", "RCPT", baseline=ON_PYMILTER,
+        compared=("rate", "cpu", "p50", "p99"), targets=tuple(targets()),
+    )  # fmt: skip
+    source = Random(SEED)
+    with sheltered("milters") as place, milters(place, there) as servers:
+        program = compiled("mta.c", place)
+        for number in range(load.rounds):
+            for scenario, transactions in TRANSACTIONS.items():
+                keys = source.choices(there, k=load.questions)
+                for name in rotated(list(servers), number):
+                    one = servers[name]
+                    command = asking_command(program, one.path, SESSIONS, transactions, TAKEN)
+                    report.add(number, scenario, name, asked(command, keys, one.processes))
+            keys = source.choices(gone, k=load.questions)
+            command = asking_command(program, servers[OURS].path, SESSIONS, 100, REFUSED)
+            report.add(number, UNKNOWN, OURS, asked(command, keys, servers[OURS].processes))
+            note(f"milter: round {number + 1} of {load.rounds}")
+    report.remarks.append(
+        f"{load.recipients} recipients, {load.questions} RCPTs a turn, unix sockets. rcptd's log is at its default: "
+        "every refusal is a line. The wait for the first recipient of a transaction includes MAIL, which nobody "
+        "replies to, and in a new session CONNECT."
+    )
+    yield report

@@ -1,0 +1,101 @@
+"""The socketmap of rcptd from a local table and from its memory, beside the real smmapd under a real Cyrus master.
+
+All know the same recipients. They are asked in turn, about the same keys at random, over unix sockets in lock step:
+on 1, 4 and 16 connections, about recipients that are there and about others, which rcptd logs, as is its default.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from benchmarks.asking import Load, Processes, asked, compiled, processes_of, serving
+from benchmarks.cyrus import SEED, THEIRS, installation, local_part, note, socket_of
+from benchmarks.processes import of_service
+from benchmarks.rcptd_conf import DOMAIN, MAPS, RULES, file_store, memo_store, sqlite_store
+from benchmarks.report import Report, Target, rotated
+
+CONNECTIONS = (1, 4, 16)
+REPLIES = {"hits": "OK ", "misses": "NOTFOUND "}
+SMMAPD = "Cyrus' smmapd"
+FILE, SQLITE, MEMO = "rcptd, file", "rcptd, sqlite", "rcptd, memo"
+UNLOGGED = "rcptd, file, nothing logged"  # to tell what a line of log costs; no target is for it
+OURS = (FILE, SQLITE, MEMO)
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where one is asked, and which processes it has."""
+
+    path: Path
+    processes: Processes
+
+
+def scenario(connections: int, kind: str) -> str:
+    """What a row is called."""
+    return f"{connections} connection{'s' * (connections > 1)}, {kind}"
+
+
+def targets() -> Iterator[Target]:
+    """What issue 5 wants of each of our stores."""
+    for server in OURS:
+        for kind in REPLIES:
+            where, single = scenario(16, kind), scenario(1, kind)
+            yield Target(f"{where}, {server}: answers/s to smmapd's", where, server, "rate", 4, True, SMMAPD)
+            yield Target(f"{where}, {server}: CPU per answer to smmapd's", where, server, "cpu", 0.25, against=SMMAPD)
+            yield Target(f"{single}, {server}: p50 to smmapd's", single, server, "p50", 1, against=SMMAPD)
+
+
+@contextmanager
+def server(folder: Path, store: str, known: str) -> Iterator[Server]:
+    """A running rcptd with a store that knows somebody."""
+    with serving(folder, MAPS + store + RULES, probe=known) as daemon:
+        yield Server(folder / "map.sock", processes_of(daemon))
+
+
+@contextmanager
+def servers(there: Sequence[str], gone: Sequence[str]) -> Iterator[tuple[Path, Mapping[str, Server]]]:
+    """All that are asked, running; and a place for files."""
+    with installation(len(there), quota_share=0.1) as (cyrus, _), ExitStack() as stack:
+        place = cyrus.place.parent
+        found = {SMMAPD: Server(socket_of(place, THEIRS), lambda: of_service(cyrus.pid, THEIRS))}
+        stores = {
+            FILE: file_store(place / "file", there),
+            SQLITE: sqlite_store(place / "sqlite", there),
+            MEMO: memo_store(place / "memo", there, gone),
+        }
+        for name, store in stores.items():
+            folder = place / name.split()[-1]
+            found[name] = stack.enter_context(server(folder, store, there[0]))
+        unlogged = file_store(place / "unlogged", there) + '[log]\ndecisions = "none"\n'
+        found[UNLOGGED] = stack.enter_context(server(place / "unlogged", unlogged, there[0]))
+        yield place, found
+
+
+def run(load: Load) -> Iterator[Report]:
+    """Measure."""
+    there = [f"{local_part(number)}@{DOMAIN}" for number in range(load.recipients)]
+    gone = [f"{local_part(number)}@{DOMAIN}" for number in range(load.recipients, 2 * load.recipients)]
+    report = Report(
+        "socketmap", "answers from a table and from memory, beside Cyrus' smmapd", baseline=SMMAPD,
+        compared=("rate", "cpu", "p50"), targets=tuple(targets()),
+    )  # fmt: skip
+    source = Random(SEED)
+    with servers(there, gone) as (place, all_servers):
+        program = compiled("load.c", place)
+        for number in range(load.rounds):
+            for connections in CONNECTIONS:
+                for kind, of in (("hits", there), ("misses", gone)):
+                    keys = source.choices(of, k=load.questions)
+                    for name in rotated(list(all_servers), number):
+                        one = all_servers[name]
+                        command: list[str | Path] = [program, one.path, str(connections), REPLIES[kind]]
+                        figures = asked(command, keys, one.processes)
+                        report.add(number, scenario(connections, kind), name, figures)
+            note(f"socketmap: round {number + 1} of {load.rounds}")
+    report.remarks.append(
+        f"{load.recipients} recipients, {load.questions} questions a turn, keys at random, unix sockets in lock step. "
+        "rcptd's log is at its default: every miss is a line."
+    )
+    yield report
