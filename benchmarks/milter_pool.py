@@ -24,7 +24,7 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -89,8 +89,8 @@ class Service:
         """Keep nothing open."""
 
 
-def serve(listen: str, lookup: float, deadline: float, *, relieved: bool) -> None:
-    """Serve until SIGTERM; SIGUSR1 prints what the listener counts."""
+def serve(listen: str, lookup: float, deadline: float, *, relieved: bool, processes: int) -> None:
+    """Serve until SIGTERM, with forks that share the socket; SIGUSR1 prints what the listener counts."""
     from rcptd_milter import libmilter  # noqa: PLC0415 - pymilter is an extra
 
     def sound(key: str, what: str) -> None:
@@ -120,30 +120,38 @@ def serve(listen: str, lookup: float, deadline: float, *, relieved: bool) -> Non
         over = asyncio.Event()
         loop.add_signal_handler(signal.SIGTERM, over.set)
         loop.add_signal_handler(signal.SIGUSR1, tell)
-        listener.open()
         listener.start()
-        print("ready", flush=True)
+        if first:
+            print("ready", flush=True)
         await over.wait()
         listener.stop()
         listener.close()
 
+    listener.open()
+    first = all(os.fork() for _ in range(processes - 1))  # a child forks no more
+    if processes > 1:
+        listener.leave_name(processes)
     asyncio.run(run())
     os._exit(0)
 
 
 @contextmanager
-def serving(listen: str, lookup: float, deadline: float, *, relieved: bool = True) -> Iterator[subprocess.Popen[str]]:
-    """Run a listener that takes `lookup` seconds for a slow recipient."""
+def serving(
+    listen: str, lookup: float, deadline: float, *, relieved: bool = True, processes: int = 1
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a listener that takes `lookup` seconds for a slow recipient, in a process group of its own."""
     command = [sys.executable, "-m", "benchmarks.milter_pool", "--serve", listen]
-    command += ["--lookup", str(lookup), "--deadline", str(deadline)] + ["--unrelieved"] * (not relieved)
+    command += ["--lookup", str(lookup), "--deadline", str(deadline), "--processes", str(processes)]
+    command += ["--unrelieved"] * (not relieved)
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ, start_new_session=True) as process:
         try:
             assert process.stdout
             assert process.stdout.readline() == "ready\n"
             yield process
         finally:
-            process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def threads_of(process: int) -> int:
@@ -181,12 +189,12 @@ async def one_round(listen: str, process: int, sessions: int, lookup: float) -> 
     counting = asyncio.create_task(count())
     await settled(process)
     # While it stands still all questions arrive, so that it finds them at once: see the module's docstring.
-    os.kill(process, signal.SIGSTOP)
+    os.killpg(process, signal.SIGSTOP)
     for mta in slow:
         await mta.raw(question(SLOW))
     await local.raw(question(LOCAL))
     began = time.perf_counter()
-    os.kill(process, signal.SIGCONT)
+    os.killpg(process, signal.SIGCONT)
     *answers, (local_took, local_said) = await asyncio.gather(*(answer(mta) for mta in (*slow, local)))
     over = True
     await counting
@@ -219,12 +227,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--deadline", type=float, default=6.0, help="seconds that a decision may take")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--listen", help="instead of a unix socket")
+    parser.add_argument("--processes", type=int, default=1, help="how many share the socket")
     parser.add_argument("--unrelieved", action="store_true", help="leave libmilter's pool as it is")
     parser.add_argument("--json", type=Path, help="write every round here")
     parser.add_argument("--serve", metavar="ADDRESS", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.serve:
-        serve(options.serve, options.lookup, options.deadline, relieved=not options.unrelieved)
+        serve(
+            options.serve,
+            options.lookup,
+            options.deadline,
+            relieved=not options.unrelieved,
+            processes=options.processes,
+        )
     rounds: list[Round] = []
     print("| sessions | p50 ms | slowest ms | local ms | threads |\n|---|---|---|---|---|")
     for sessions in options.sessions:
@@ -232,7 +247,9 @@ def main(arguments: list[str] | None = None) -> None:
             with tempfile.TemporaryDirectory(prefix="rcptd-") as folder:
                 listen = options.listen or f"unix:{folder}/milter.sock"
                 relieved = not options.unrelieved
-                with serving(listen, options.lookup, options.deadline, relieved=relieved) as process:
+                with serving(
+                    listen, options.lookup, options.deadline, relieved=relieved, processes=options.processes
+                ) as process:
                     one = asyncio.run(one_round(listen, process.pid, sessions, options.lookup))
             rounds.append(one)
             print(

@@ -114,6 +114,18 @@ def test_lookups_that_never_end_are_all_deferred_by_the_deadline(tmp_path: Path)
 
 @pytest.mark.daemon
 @pytest.mark.usefixtures("_libmilter")
+def test_processes_that_share_a_socket_relieve_each_other(tmp_path: Path) -> None:
+    listen = listen_at(tmp_path)
+    with serving(listen, 0.4, 6.0, processes=2) as process:
+        burst = burst_at(listen, process, 0.4)
+    assert burst.replies == {"550 5.1.1": SESSIONS}
+    # Two workers of each take 6.4 s. Relieved it was 0.5 s.
+    assert burst.slowest < 3500
+    assert burst.local < 3500
+
+
+@pytest.mark.daemon
+@pytest.mark.usefixtures("_libmilter")
 def test_threads_that_were_added_end_when_the_burst_is_over(tmp_path: Path) -> None:
     listen = listen_at(tmp_path)
     with serving(listen, 0.3, 6.0) as process:
@@ -253,6 +265,17 @@ def test_connections_that_nobody_ends_are_bounded(pool: Relief, path: Path) -> N
         for callback in callbacks:
             pool.end(callback)
         assert becomes(lambda: len(pool._open), 0)
+
+
+def test_where_others_take_their_part_there_are_more_and_again_later(pool: Relief, path: Path) -> None:
+    pool.shared_by(3)
+    with listening(path) as listener:
+        callbacks = [pool.begin() for _ in range(2)]
+        assert becomes(lambda: len(listener.said) >= 12 + 6 + 6, True)
+        time.sleep(0.5)
+        assert len(listener.said) <= 12 + 6 * 8  # after 1, 2, 4 and so on ticks; 128 of them take longer
+        for callback in callbacks:
+            pool.end(callback)
 
 
 def test_after_stop_there_is_none(pool: Relief, path: Path) -> None:

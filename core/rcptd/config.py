@@ -45,6 +45,15 @@ def _domain(value: object) -> str:
         raise ValueError(f"{value!r} is no domain: {error}") from None
 
 
+def _workers(value: object) -> int | str:
+    if value == "front_ends":
+        return "front_ends"
+    try:
+        return schema.number(1, 64)(value)
+    except ValueError:
+        raise ValueError('write a whole number from 1 to 64, or "front_ends"') from None
+
+
 @dataclass(frozen=True, slots=True)
 class Daemon:
     """The options of `[daemon]`: what holds for every question and for the process."""
@@ -78,6 +87,12 @@ class Daemon:
         schema.duration(0, 300),
         default="10s",
         doc="How long SIGTERM lets connections that wait for an answer finish.",
+    )
+    workers: int | str = option(
+        _workers,
+        default=1,
+        doc='How many processes serve the front ends, all of them each; or "front_ends" for a process for each front '
+        "end, so that neither slows the other.",
     )
     switch_interval: float = option(
         schema.duration(0.00005, 1),

@@ -58,6 +58,14 @@ _monotonic = time.monotonic
 _numbers = count(1)
 # Unlike for another process or the next start, so that a reference leads to one line of one log.
 _START = os.urandom(2).hex()
+
+
+def _start_anew() -> None:
+    global _START  # noqa: PLW0603 - a forked worker counts from where its parent does, too
+    _START = os.urandom(2).hex()
+
+
+os.register_at_fork(after_in_child=_start_anew)
 _STOPPING = OUR_FAULT.said_by("stopping")
 _ABANDONED = OUR_FAULT.said_by("abandoned")
 
@@ -82,7 +90,7 @@ class Decision:
         self.world = world
         self.query = query
         self.case: Case = engine.open_case(world.policy, query, Trace(verbose=verbose), time.time())
-        self.steps: Steps[Verdict | None] = engine.decide(self.case)
+        self.steps: Steps[Verdict | None] | None = None
         self.question: Lookup | None = None
         self.verdict: Verdict | None = None
         self.done = False
@@ -265,7 +273,10 @@ class Driver:
 
     def _advance(self, decision: Decision, answer: Answer | None) -> None:
         try:
-            result = advance(decision.steps, decision.world.at_once, decision.case.trace, answer)
+            steps = decision.steps
+            if steps is None:
+                steps = decision.steps = engine.decide(decision.case)
+            result = advance(steps, decision.world.at_once, decision.case.trace, answer)
         except Exception:
             _log.exception("decision %s failed; deferred", decision.reference)
             self._end(decision, OUR_FAULT.said_by("fault"))

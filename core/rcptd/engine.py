@@ -29,14 +29,14 @@ def open_case(policy: Policy, query: Query, trace: Trace, now: float) -> Case:
 
 
 def decide(case: Case) -> Steps[Verdict | None]:
-    """Decide on the query of a case."""
+    """Decide on the query of a case; what stands before the walk is done at once."""
     query = case.query
     policy = case.policy
     try:
         recipient = parse(query.recipient)
     except NotAnAddress as error:
         case.trace.note("syntax", str(error))
-        return _NOT_AN_ADDRESS
+        return _settled(_NOT_AN_ADDRESS)
     bare = not recipient.domain
     if bare and policy.default_domain:
         recipient = recipient.with_domain(policy.default_domain)
@@ -44,8 +44,13 @@ def decide(case: Case) -> Steps[Verdict | None]:
         verdict = syntax(query, recipient)
         if verdict:
             case.trace.note("syntax", recipient.fault or "in UTF-8, which MAIL FROM did not ask for")
-            return verdict.said_by("syntax")
-    return (yield from _walk(case, recipient, bare))
+            return _settled(verdict.said_by("syntax"))
+    return _walk(case, recipient, bare)
+
+
+def _settled(verdict: Verdict) -> Steps[Verdict | None]:
+    yield from ()  # a generator, like any other way to a verdict
+    return verdict
 
 
 def shadow(case: Case, walked: Walked, recipient: Recipient) -> Steps[Verdict | None]:

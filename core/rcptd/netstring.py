@@ -93,19 +93,25 @@ class Decoder:
 
         When as many as `most` came, more may wait: feed `b""` to go on.
         """
-        if not self._buffer and self._length < 0 and self.fault is None:
-            # What nearly every MTA sends: one whole frame in one piece.
-            colon = data.find(b":", 0, 6)
-            if colon > 0 and data[-1] == 0x2C:
-                digits = data[:colon]
-                if digits.isdigit() and digits[0] != 0x30:
-                    length = int(digits)
-                    if length <= self._limit and length == len(data) - colon - 2:
-                        return [data[colon + 1 : -1]]
-        elif self.fault is not None:
+        if (body := self.whole(data)) is not None:
+            return [body]
+        if self.fault is not None:
             return []
         self._buffer += data
         return self._decode(most)
+
+    def whole(self, data: bytes) -> bytes | None:
+        """Give the body of what nearly every MTA sends, one whole frame in one piece; None, untaken, for all else."""
+        if self._length >= 0 or self._buffer or self.fault is not None:
+            return None
+        colon = data.find(b":", 0, 6)
+        if colon > 0 and data[-1] == 0x2C:
+            digits = data[:colon]
+            if digits.isdigit() and digits[0] != 0x30:
+                length = int(digits)
+                if length <= self._limit and length == len(data) - colon - 2:
+                    return data[colon + 1 : -1]
+        return None
 
     def end(self) -> None:
         """Say that the input has ended, all bodies being taken; an incomplete frame is then a fault."""

@@ -11,7 +11,7 @@ import json
 import logging
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,9 @@ LINE = 64 * 1024
 CONNECTIONS = 32
 PATIENCE = 60.0
 """How long, in seconds, a connection may be silent."""
+
+ASKING = 10.0
+"""How long, in seconds, one worker waits for the answer of another."""
 
 Operation = Callable[[Mapping[str, Any]], Awaitable[Any]]
 """Takes a request, gives its result; a `ValueError` is the asker's fault."""
@@ -105,6 +108,28 @@ def peer_of(connection: socket.socket) -> str:
     size = struct.calcsize("3i")
     pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
     return f"pid {pid} uid {uid}"
+
+
+async def ask_all(paths: Sequence[Path], request: Mapping[str, Any]) -> list[Any]:
+    """Ask several daemons the same; gives the result of each, or the `OSError` or `ValueError` that came instead."""
+    asking = (_ask_one(path, request) for path in paths)
+    return await asyncio.gather(*asking, return_exceptions=True)
+
+
+async def _ask_one(path: Path, request: Mapping[str, Any]) -> Any:
+    async with asyncio.timeout(ASKING):
+        reader, writer = await asyncio.open_unix_connection(path, limit=16 * LINE)
+        try:
+            writer.write(json.dumps(request).encode() + b"\n")
+            line = await reader.readline()
+        finally:
+            writer.close()
+    if not line.endswith(b"\n"):
+        raise ConnectionError("the connection was closed")
+    answer = json.loads(line)
+    if not answer.get("ok"):
+        raise ValueError(answer.get("error", "refused"))
+    return answer["result"]
 
 
 Ask = Callable[[Mapping[str, Any]], Any]

@@ -7,6 +7,7 @@ itself, once in a process, and is given who decides only when there is somebody 
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -26,18 +27,44 @@ if TYPE_CHECKING:
 _log = logging.getLogger("rcptd")
 
 
+Share = frozenset[str]
+"""The front ends that a process serves."""
+
+
 def _nobody(_: Query) -> Verdict | None:
     return OUR_FAULT
 
 
-class Listeners:
-    """The open sockets of a configuration; raises `OSError` naming the one that cannot be had."""
+SECTIONS = ("socketmap", "milter", "control")
+"""The sections whose sockets a reload cannot change."""
 
-    def __init__(self, configuration: Configuration) -> None:
+
+def listening_as(new: Configuration, old: Configuration) -> Configuration:
+    """Give a new configuration with the sockets of the old one, which stay as they are until a restart."""
+    kept = {name: section for name, section in old.sections.items() if name in SECTIONS}
+    if "socketmap" in kept and (wanted := new.sections.get("socketmap")):
+        kept["socketmap"] = wanted.listening_as(kept["socketmap"])
+    others = {name: section for name, section in new.sections.items() if name not in SECTIONS}
+    return replace(new, sections={**others, **kept}, memo=old.memo)
+
+
+class Listeners:
+    """The open sockets of a configuration; raises `OSError` naming the one that cannot be had.
+
+    With several `workers` each has a control socket of its own, too, at which they ask each other: `own`, and the
+    paths of the `others`.
+    """
+
+    def __init__(self, configuration: Configuration, workers: int = 1) -> None:
         sections = configuration.sections
         passed = sockets.inherited()
         self.socketmap: list[Listening] = []
         self.control: Listening | None = None
+        self.own: Listening | None = None
+        self.others: tuple[Path, ...] = ()
+        self.shared = workers > 1
+        self._private: list[Listening] = []
+        self._workers = workers
         self.milter: Listener | None = None
         self._decide: Decide = _nobody
         self._ended: Callable[[], None] = lambda: None
@@ -56,6 +83,9 @@ class Listeners:
         if section := cast(Control | None, sections.get("control")):
             path = Path(section.listen.host)
             self.control = sockets.listen_unix(path, mode=0o660, owner=section.owner, group=section.group)
+            if self.shared:
+                names = (path.with_name(f"{path.name}.worker-{number}") for number in range(1, workers + 1))
+                self._private = [sockets.listen_unix(name, mode=0o600) for name in names]
         if self.milter and milter and milter.listen.kind == "unix":
             self.milter.open()
 
@@ -63,6 +93,24 @@ class Listeners:
         """Say who decides for the milter, and who is told (in libmilter's thread) if it ends; before it is started."""
         self._decide = decide
         self._ended = ended
+
+    def become_of_worker(self, number: int) -> None:
+        """Become what the worker of a number listens at; the names stay with the process that it was forked from."""
+        self.socketmap = [replace(each, identity=None) for each in self.socketmap]
+        self.control = replace(self.control, identity=None) if self.control and number == 1 else None
+        if self._private:
+            self.own = replace(self._private[number - 1], identity=None)
+            paths = [Path(each.address.host) for each in self._private]
+            self.others = (*paths[: number - 1], *paths[number:])
+        if self.milter:
+            self.milter.leave_name(self._workers)
+
+    def close(self) -> None:
+        """Close everything and take the names away that are ours."""
+        for each in (*self.socketmap, *self._private, *filter(None, (self.control,))):
+            each.close()
+        if self.milter:
+            self.milter.close()
 
     def _milter_listener(self, settings: MilterSettings) -> "Listener":
         try:

@@ -13,6 +13,7 @@ import logging
 import logging.handlers
 import os
 import queue
+import select
 import socket
 import sys
 import threading
@@ -98,6 +99,21 @@ def set_up(settings: Settings) -> "Writer":
         root.removeHandler(old)
     root.setLevel(settings.level.upper())
     return writer
+
+
+def set_up_direct(settings: Settings) -> None:
+    """Send all logging to where `settings` say without a thread; what would have to wait there is dropped.
+
+    Raises `OSError` as `set_up`.
+    """
+    sink = _sink(settings)
+    if type(sink) is logging.StreamHandler:
+        sink.addFilter(lambda _: bool(select.select([], [sys.stderr], [], 0)[1]))
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(sink)
+    root.setLevel(settings.level.upper())
 
 
 class Writer:

@@ -23,7 +23,7 @@ examples:
   rcptd memo purge @example.org          forget a whole domain; noes that were held back are believed again
 
 exit status:
-  0 done, 64 usage, 69 no daemon is running, 78 configuration"""
+  0 done, 64 usage, 69 no daemon is running, or one of its workers did not answer, 78 configuration"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +49,7 @@ def run(arguments: argparse.Namespace, configuration: Configuration) -> int:
     section = configuration.sections.get("control")
     if section is None:
         raise FaultyConfiguration([f"{configuration.path}:1: control: memo needs a [control] section"])
+    unanswered = False
     try:
         wanted = [_canonical(text) for text in arguments.address] or [""]
         with control.connected(Path(section.listen.host), PATIENCE) as ask:
@@ -59,6 +60,9 @@ def run(arguments: argparse.Namespace, configuration: Configuration) -> int:
                     _show(result["stores"])
                 else:
                     _tell_purged(text, result["purged"])
+                for what in result["unanswered"]:
+                    print(f"rcptd: {what}", file=sys.stderr)
+                    unanswered = True
     except OSError as error:
         why = control.no_answer(error)
         print(f"rcptd: no answer from the running daemon at {section.listen}: {why}", file=sys.stderr)
@@ -66,7 +70,7 @@ def run(arguments: argparse.Namespace, configuration: Configuration) -> int:
     except ValueError as error:
         print(f"rcptd: {error}", file=sys.stderr)
         return EX_USAGE
-    return EX_OK
+    return EX_UNAVAILABLE if unanswered else EX_OK
 
 
 def _canonical(text: str) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rcptd.memo.file import MemoFile
@@ -51,3 +51,19 @@ def _shown(store: Remembering, wanted: str, mask: Mask) -> dict[str, Any]:
             known = [line[:SAID] for line in lines] if mask(key) == key else []
             shown.append({"address": mask(key), "known": known})
     return {"entries": shown, "number": number, "condition": store.condition(), "counts": dict(store.counts)}
+
+
+def together(results: Sequence[dict[str, Any] | BaseException]) -> dict[str, Any]:
+    """Put together what each worker answered; `unanswered` tells which did not, and why."""
+    stores: dict[str, Any] = {}
+    purged: dict[str, int] = {}
+    unanswered: list[str] = []
+    for number, result in enumerate(results, 1):
+        if isinstance(result, BaseException):
+            unanswered.append(f"a worker did not answer: {result!r}")
+            continue
+        for name, shown in result.get("stores", {}).items():
+            stores[f"{name} (worker {number})" if len(results) > 1 else name] = shown
+        for name, times in result.get("purged", {}).items():
+            purged[name] = purged.get(name, 0) + times
+    return {"stores": stores, "purged": purged, "unanswered": unanswered}

@@ -19,7 +19,6 @@ import signal
 import stat
 import sys
 from collections.abc import Coroutine, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -27,12 +26,14 @@ from rcptd import __version__
 from rcptd.config import Configuration, FaultyConfiguration, open_world
 from rcptd.drive import Driver
 from rcptd.question import Reports
+from rcptd.sockets import Listening
 from rcptd.world import World
 from rcptd_daemon import control, logs, notify, remembered
 from rcptd_daemon.check import Checker, Facts
-from rcptd_daemon.listeners import Listeners
+from rcptd_daemon.listeners import SECTIONS as LISTENING
+from rcptd_daemon.listeners import Listeners, Share, listening_as
 from rcptd_daemon.reading import log_settings, read_configuration, remarks, require_front_end
-from rcptd_socketmap.server import Server
+from rcptd_socketmap.server import ACCEPTS, Server
 from rcptd_socketmap.settings import Settings as SocketmapSettings
 from rcptd_socketmap.stdio import serve_stdio
 from rcptd_socketmap.verdicts import Verdicts
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("rcptd")
 
 EX_SOFTWARE, EX_OSERR = 70, 71  # sysexits(3)
-
-_LISTENERS = ("socketmap", "milter", "control")  # the sections that a reload cannot put in force
 
 STATUS_PERIOD = 30.0
 """How often, in seconds, the service manager is told how many are connected."""
@@ -60,7 +59,16 @@ def run(path: Path, *, stdio: bool = False) -> NoReturn:
     if stdio:
         _run_and_leave(_serve_stdio(configuration))
     require_front_end(configuration)
+    if configuration.daemon.workers != 1:
+        from rcptd_daemon.supervisor import Supervisor  # noqa: PLC0415
+
+        sys.stdout.flush()
+        os._exit(Supervisor(configuration, _serve_as_worker).run())
     _run_and_leave(Daemon(configuration).run())
+
+
+def _serve_as_worker(configuration: Configuration, listeners: Listeners, share: Share) -> NoReturn:
+    _run_and_leave(Daemon(configuration, listeners, share).run())
 
 
 def _run_and_leave(main: Coroutine[Any, Any, int]) -> NoReturn:
@@ -78,8 +86,13 @@ def _run_and_leave(main: Coroutine[Any, Any, int]) -> NoReturn:
 class Daemon:
     """The running daemon; lives on the loop."""
 
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(
+        self, configuration: Configuration, listeners: Listeners | None = None, share: Share | None = None
+    ) -> None:
+        """Make ready to serve all front ends, or those of a worker's `share`, at `listeners` that are open already."""
         self._configuration = configuration
+        self._listeners = listeners
+        self._share = share or frozenset({"socketmap", "milter"})
         self._decisions = logs.DecisionLog(log_settings(configuration))
         self._logs = logs.set_up(log_settings(configuration))
         self._memo_file = _memo_file(configuration)
@@ -88,10 +101,9 @@ class Daemon:
         self._stop = asyncio.Event()
         self._reload_wanted = asyncio.Event()
         self._status = 0
-        self._listeners: Listeners | None = None
         self._socketmap: Server | None = None
         self._milter: Listener | None = None
-        self._control: control.Server | None = None
+        self._controls: list[tuple[control.Server, Listening]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
@@ -105,6 +117,7 @@ class Daemon:
             (signal.SIGHUP, self._reload_wanted),
         ):
             loop.add_signal_handler(number, event.set)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])  # as a worker was forked
         try:
             await self._open()
         except OSError as error:
@@ -116,7 +129,8 @@ class Daemon:
         self._keep(self._count_shadows())
         for remark in remarks(self._configuration):
             _log.info("note: %s", remark)
-        _log.info("ready: rcptd %s, %s", __version__, self._state())
+        shared = self._listeners is not None and self._listeners.shared
+        _log.info("%s, %s", "a worker is ready" if shared else f"ready: rcptd {__version__}", self._state())
         notify.notify(READY="1", STATUS=self._state(), MAINPID=str(os.getpid()))
         await self._stop.wait()
         reloads.cancel()  # what is being drained is not changed any more
@@ -126,19 +140,28 @@ class Daemon:
     async def _open(self) -> None:
         """Open every socket, then serve them all; raises `OSError` naming the one that cannot be had."""
         sections = self._configuration.sections
-        listeners = self._listeners = Listeners(self._configuration)
-        if settings := cast(SocketmapSettings | None, sections.get("socketmap")):
-            self._socketmap = Server(Verdicts(self._driver, settings.maps), settings)
+        listeners = self._listeners = self._listeners or Listeners(self._configuration)
+        settings = cast(SocketmapSettings | None, sections.get("socketmap"))
+        if settings and "socketmap" in self._share:
+            accepts = 1 if listeners.shared else ACCEPTS
+            self._socketmap = Server(Verdicts(self._driver, settings.maps), settings, accepts=accepts)
             self._socketmap.start(listeners.socketmap)
+        own = {"check": self._check, "memo": self._memo}
+        if listeners.own:
+            await self._serve_control(listeners.own, own)
         if listeners.control:
-            self._control = control.Server({"check": self._check, "memo": self._memo})
-            await self._control.start(listeners.control.socket)
+            await self._serve_control(listeners.control, {**own, "memo": self._memo_of_all})
             _log.info("control at %s", listeners.control.address)
-        if listeners.milter:
+        if listeners.milter and "milter" in self._share:
             self._milter = listeners.milter
             listeners.decided_by(self._driver.decide_from_thread, self._milter_ended)
             self._milter.start()
             _log.info("milter at %s", sections["milter"].listen)
+
+    async def _serve_control(self, at: Listening, operations: Mapping[str, control.Operation]) -> None:
+        server = control.Server(operations)
+        await server.start(at.socket)
+        self._controls.append((server, at))
 
     # Signals.
 
@@ -173,20 +196,17 @@ class Daemon:
         return new
 
     def _put_in_force(self, new: Configuration, world: World) -> None:
-        old = self._configuration
-        running = {name: section for name, section in old.sections.items() if name in _LISTENERS}
-        if self._socketmap and (wanted := cast(SocketmapSettings | None, new.sections.get("socketmap"))):
-            running["socketmap"] = wanted.listening_as(running["socketmap"])
-            maps = running["socketmap"].maps
-            self._socketmap.reconfigure(Verdicts(self._driver, maps), running["socketmap"])
-        for name in _LISTENERS:
-            if running.get(name) != new.sections.get(name):
-                _log.warning("reload: the listener of [%s] has changed, which needs a restart", name)
-        if old.memo != new.memo:
-            _log.warning("reload: [memo] has changed, which needs a restart")
+        old, wanted = self._configuration, new
         # What listens goes on as it began, and so do `check --live` and the next comparison.
-        others = {name: section for name, section in new.sections.items() if name not in _LISTENERS}
-        new = replace(new, sections={**others, **running}, memo=old.memo)
+        new = listening_as(wanted, old)
+        if self._socketmap:
+            settings = cast(SocketmapSettings, new.sections["socketmap"])
+            self._socketmap.reconfigure(Verdicts(self._driver, settings.maps), settings)
+        for name in LISTENING:
+            if new.sections.get(name) != wanted.sections.get(name):
+                _log.warning("reload: the listener of [%s] has changed, which needs a restart", name)
+        if new.memo != wanted.memo:
+            _log.warning("reload: [memo] has changed, which needs a restart")
         self._configuration = new
         self._driver.replace(world)
         if log_settings(old) != log_settings(new):
@@ -212,10 +232,9 @@ class Daemon:
         _log.info("stopping: %s", self._state())
         if self._milter:
             self._milter.stop()
-        if self._control:
-            await self._control.stop()
-        if self._listeners and self._listeners.control:
-            self._listeners.control.close()
+        for server, at in self._controls:
+            await server.stop()
+            at.close()
         waiting = [self._socketmap.drain(patience)] if self._socketmap else []
         await asyncio.gather(*waiting, self._milter_drained(patience))
         if self._milter:
@@ -302,6 +321,11 @@ class Daemon:
     async def _memo(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Answer `rcptd memo`."""
         return await remembered.answer(self._driver.world, self._memo_file, request, self._decisions.mask)
+
+    async def _memo_of_all(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer `rcptd memo` for all workers."""
+        others = self._listeners.others if self._listeners else ()
+        return remembered.together([await self._memo(request), *await control.ask_all(others, request)])
 
 
 def _memo_file(configuration: Configuration) -> "MemoFile | None":

@@ -181,6 +181,11 @@ class Listener:
         """Begin to drain: transactions under way go on, recipients of new ones are deferred."""
         self._draining = True
 
+    def leave_name(self, sharers: int = 1) -> None:
+        """Leave the socket's path to the process that we were forked from; as many as `sharers` serve its socket."""
+        self._identity = None
+        self._relief.shared_by(sharers)
+
     def close(self) -> None:
         """Remove the socket's path, unless a newer process has put its own there; then leave the process."""
         self._relief.stop()

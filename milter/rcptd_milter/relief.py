@@ -17,6 +17,9 @@ look again; or it waits, and is itself followed by a connection. So they go on u
 for each callback would do for that. Two double the workers at each step, so that a burst takes a few steps and not a
 hundred.
 
+Where several processes serve the listener each takes a part of the connections, so there are as many times more, and
+again at growing intervals while callbacks wait: none of them might have been ours.
+
 A thread of its own does it, since a callback that waits cannot, and only for callbacks older than `TICK` while there
 are several: the pool has two workers at least, so that one callback holds up nobody. While callbacks are quick the
 thread sleeps.
@@ -62,9 +65,14 @@ class Relief:
         self._several = threading.Event()
         self._open: deque[socket.socket] = deque()
         self._stopped = False
+        self._each = _EACH
         self._told = False
         self.connections = 0
         """How many connections were opened since the start."""
+
+    def shared_by(self, processes: int) -> None:
+        """Take into account that so many processes serve the listener: each takes its part of our connections."""
+        self._each = _EACH * processes
 
     def start(self) -> None:
         """Begin to watch, in a thread of our own."""
@@ -96,12 +104,19 @@ class Relief:
         """Relieve the callbacks that wait until at most one is under way."""
         seen: set[object] = set()
         relieved: set[object] = set()
+        pause = ticks = 1
         while len(self._under_way) > 1 and not self._stopped:
             now = self._under_way.copy()
             relieved &= now
             if len(now) < MOST_WAITING:
-                for callback in (now & seen) - relieved:
-                    if not all(self._connect() for _ in range(_EACH)):
+                if waiting := (now & seen) - relieved:
+                    pause = ticks = 1
+                elif self._each > _EACH and (ticks := ticks - 1) <= 0:
+                    # Others may have had all of the last; each time that helps, a callback begins and is waiting soon.
+                    waiting = set(tuple(relieved)[:1])
+                    ticks = pause = 2 * pause
+                for callback in waiting:
+                    if not all(self._connect() for _ in range(self._each)):
                         break  # the listener is busy with connections; those start workers as well
                     relieved.add(callback)
             seen = now

@@ -96,7 +96,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take input."""
         self._heard = _monotonic()
-        if not self._closing:
+        if not self._closing and not self._answer_whole(data):
             self._take(data)
 
     def eof_received(self) -> bool:
@@ -157,6 +157,21 @@ class Connection(asyncio.Protocol):
                     self._close()
         elif now - self._heard > idle:
             self._close()
+
+    def _answer_whole(self, data: bytes) -> bool:
+        """Answer what nearly every MTA sends, one question in one piece with no other before it, in a few steps."""
+        if self._waiting or self._more or self._draining or not self._transport:
+            return False
+        request = self._conversation.whole(data)
+        if request is None:
+            return False
+        reply = self._respondent.begin(*request, self.peer)
+        if isinstance(reply, bytes):
+            self._transport.write(reply)
+        else:
+            self._find_out(reply)
+            self._go_on()
+        return True
 
     def _take(self, data: bytes) -> None:
         """Take input, ask about each request, and answer what can be answered."""

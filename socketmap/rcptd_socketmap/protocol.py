@@ -109,6 +109,16 @@ class Conversation:
             self.complaint = self._dialect.complaint(self._decoder.fault)
         return requests
 
+    def whole(self, data: bytes) -> tuple[str, bytes] | None:
+        """Give map and key of a request that comes alone, whole and without fault; None, untaken, for all else."""
+        body = self._decoder.whole(data)
+        if body is None or self._nul_ends or self.complaint is not None:
+            return None
+        name, _, key = body.partition(b" ")
+        if not name or not key or len(key) > KEY_OCTETS or len(name) > self._dialect.name_octets:
+            return None
+        return name.decode("utf-8", "surrogateescape"), key
+
     def end(self) -> None:
         """Say that the input has ended, all requests being taken; half a request is a fault."""
         self._decoder.end()

@@ -89,12 +89,20 @@ class Server:
     """The listeners and their connections, on the loop."""
 
     def __init__(
-        self, respondent: Respondent, limits: Limits, *, dialect: Dialect = OWN, gate: Gate | None = None
+        self,
+        respondent: Respondent,
+        limits: Limits,
+        *,
+        dialect: Dialect = OWN,
+        gate: Gate | None = None,
+        accepts: int = ACCEPTS,
     ) -> None:
+        """Answer by a respondent; with few `accepts` a turn, processes that share a listener share its clients, too."""
         self._respondent = respondent
         self._limits = limits
         self._dialect = dialect
         self._gate = gate or Gate()
+        self._accepts = accepts
         self._listening: list[Listening] = []
         self._connections: set[Connection] = set()
         self._adopting: set[asyncio.Task[None]] = set()
@@ -170,7 +178,7 @@ class Server:
         asyncio.get_running_loop().add_reader(listening.socket.fileno(), self._accept, listening)
 
     def _accept(self, listening: Listening) -> None:
-        for _ in range(ACCEPTS):
+        for _ in range(self._accepts):
             if not self._gate.open():
                 return
             try:
