@@ -399,7 +399,8 @@ def test_a_connection_that_was_only_idle_so_far_is_not_fresh() -> None:
         assert await ask(pool) is EXISTS
         hop.opens_in = 0.03
         # The second of these calls for a connection, but the first connection is quicker than that opens.
-        assert await asyncio.gather(ask(pool), ask(pool)) == [EXISTS, EXISTS]
+        one, other = await asyncio.gather(ask(pool), ask(pool))
+        assert (one, other) == (EXISTS, EXISTS)
         await asyncio.sleep(0.06)
         assert [len(line.asked) for line in hop.lines] == [3, 0]
         hop.says = [LOST]
