@@ -150,8 +150,9 @@ def test_a_kept_connection_that_dies_costs_no_answer(tmp_path: Path) -> None:
     require_cyrus()
 
     async def main(lmtpd: Lmtpd) -> None:
-        # Two connections at most: where more than five lmtpds die at once master gives the service up.
-        async with deciding(tmp_path, lmtpd, "unix", connections="2") as ours:
+        # One connection: a second one could be just opening when it dies, and that is trouble. And where more than
+        # five lmtpds die that wait for a client master gives the service up.
+        async with deciding(tmp_path, lmtpd, "unix", connections="1") as ours:
             for again in (True, False):
                 assert await ours.ask_at_once(["foo@example.org", "nobody@example.org"] * 5) == [
                     "250 2.1.5", "550 5.1.1",

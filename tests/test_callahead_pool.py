@@ -392,6 +392,25 @@ def test_a_fresh_connection_that_is_lost_is_trouble_at_once() -> None:
     run(main)
 
 
+def test_a_connection_that_was_only_idle_so_far_is_not_fresh() -> None:
+    async def main() -> None:
+        hop = Hop()
+        pool = make(hop)
+        assert await ask(pool) is EXISTS
+        hop.opens_in = 0.03
+        # The second of these calls for a connection, but the first connection is quicker than that opens.
+        one, other = await asyncio.gather(ask(pool), ask(pool))
+        assert (one, other) == (EXISTS, EXISTS)
+        await asyncio.sleep(0.06)
+        assert [len(line.asked) for line in hop.lines] == [3, 0]
+        hop.says = [LOST]
+        assert await ask(pool) is EXISTS
+        assert [len(line.asked) for line in hop.lines] == [3, 1, 1]
+        await pool.aclose()
+
+    run(main)
+
+
 def test_421_on_a_fresh_connection_is_asked_once_more() -> None:
     async def main() -> None:
         hop = Hop()

@@ -244,9 +244,9 @@ class Pool:
         while conversation.usable and (fresh or self._clock() < old) and not self._closed:
             if batch := self._taken(conversation):
                 await self._put(conversation, batch, fresh=fresh)
-                fresh = False
             elif not await self._rest():
                 return
+            fresh = False  # also where it only waited: it may have died meanwhile
 
     async def _rest(self) -> bool:
         """Wait for a question; says whether one came before the connection was too long idle."""
