@@ -692,6 +692,18 @@ def test_a_breaker_that_opens_takes_all_who_wait() -> None:
     run(main)
 
 
+def test_a_hop_that_falls_silent_keeps_nobody_waiting_once_that_is_known() -> None:
+    async def main() -> None:
+        hop = Hop(room=1)
+        hop.says = [SLOW] * FAILURES
+        pool = make(hop, connections=1)
+        assert await ask_many(pool, 20) == [SLOW] * 20
+        assert len(hop.asked) == FAILURES
+        await pool.aclose()
+
+    run(main)
+
+
 def test_a_refusal_of_us_is_told_once_and_its_end_once(caplog: pytest.LogCaptureFixture) -> None:
     refused = HopTrouble(Trouble.REFUSED, Step.MAIL, "550 5.7.1 your address is listed", 550)
 

@@ -232,7 +232,7 @@ class Pool:
             self.counts["connection refused beside others"] += 1
             return
         self._troubled(trouble)
-        if self._up + self._connecting == 1 or (self.breaker.is_open and not self._up):
+        if self._up + self._connecting == 1:
             self._fail_all(trouble)
         elif self._waiting:
             self._waiting.first().fail(trouble)
@@ -348,6 +348,8 @@ class Pool:
             _log.warning("next hop: %s: refuses us, which says nothing of recipients: %s", self.name, trouble)
         if conduct.is_outage(trouble) and self.breaker.failed(self._clock()):
             _log.warning("next hop: %s: left in peace for a while: %s", self.name, trouble)
+            # Whoever waits may have another next hop to go to, and time left for it.
+            self._fail_all(trouble)
 
     def _closing(self) -> HopTrouble:
         return HopTrouble(Trouble.CONNECT, Step.CONNECT, f"{self.name}: closed")
