@@ -1,8 +1,7 @@
 """The log never holds up anybody: a sink that is stuck costs lines, and says how many."""
 
 import logging
-import logging.handlers
-import queue
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from rcptd.stores.memory import Memory
 from rcptd.verdict import OUR_FAULT
 from rcptd.world import World
 from rcptd_daemon import logs
+from rcptd_daemon.decision_log import ADDRESS, DecisionLog
 from tests.policies import policy
 
 
@@ -113,18 +113,73 @@ def logged(query: Query, settings: dict[str, str], *, abandoned: bool = False) -
         decision.end(OUR_FAULT.said_by("abandoned"))
     read = schema.read(logs.Settings, settings, lambda *fault: pytest.fail(str(fault)))
     assert read
-    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
-    handler = logging.handlers.QueueHandler(lines)
-    logger = logging.getLogger("rcptd.decision")
-    logger.addHandler(handler)
-    level = logger.level
-    logger.setLevel(logging.INFO)
-    try:
-        logs.DecisionLog(read).on_verdict(decision)
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-    return {} if lines.empty() else logs.fields_of(lines.get())
+    sink = Sink()
+    sink.free.set()
+    writer = logs.Writer(sink)
+    DecisionLog(read, writer).on_verdict(decision)
+    writer.stop(5)
+    return logs.fields_of(sink.records[0]) if sink.records else {}
+
+
+def test_lines_of_decisions_wait_their_turn_and_what_was_dropped_is_told(sink: Sink) -> None:
+    assert logs.DEFAULTS
+    writer = logs.set_up(logs.DEFAULTS)
+    log(0)
+    while not writer._lines.empty():
+        time.sleep(0.001)
+    for number in range(6):  # four fit
+        writer.put(logs.Later(1.5, dict, {"msg": f"decision {number}"}))
+    sink.free.set()
+    while len(sink.records) < 5:
+        time.sleep(0.001)
+    writer.put(logs.Later(1.5, dict, {"msg": "decision 6"}))
+    writer.stop(5)
+    fields = [logs.fields_of(record) for record in sink.records]
+    assert [one["msg"] for one in fields] == ["line 0", *(f"decision {number}" for number in (0, 1, 2, 3, 6))]
+    assert [one.get("lines_dropped") for one in fields] == [None] * 5 + [2]
+
+
+def test_a_line_that_cannot_be_put_into_words_does_not_end_the_log(sink: Sink) -> None:
+    assert logs.DEFAULTS
+    sink.free.set()
+    writer = logs.set_up(logs.DEFAULTS)
+    writer.put(logs.Later(1.5, lambda _: 1 / 0, None))  # type: ignore[arg-type,return-value]
+    log(1)
+    writer.stop(5)
+    assert [logs.fields_of(record)["msg"] for record in sink.records][1] == "line 1"
+    assert "ZeroDivisionError" in logs.fields_of(sink.records[0])["msg"]
+
+
+def test_decisions_are_of_level_info(sink: Sink) -> None:
+    read = schema.read(logs.Settings, {"level": "warning"}, lambda *fault: pytest.fail(str(fault)))
+    assert read
+    sink.free.set()
+    writer = logs.set_up(read)
+    writer.put(logs.Later(1.5, dict, {"msg": "decision"}))
+    logging.getLogger("test").warning("a warning")
+    writer.stop(5)
+    assert [logs.fields_of(record)["msg"] for record in sink.records] == ["a warning"]
+
+
+def test_standard_error_gets_many_lines_in_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    class Stream:
+        def write(self, text: str) -> None:
+            written.append(text)
+
+        def flush(self) -> None: ...
+
+    monkeypatch.setattr(sys, "stderr", Stream())
+    assert logs.DEFAULTS
+    writer = logs.Writer(logs._sink(logs.DEFAULTS))
+    for number in range(100):
+        writer.put(logs.Later(1700000000.25, dict, {"msg": "decision", "number": number, "said": 'a "b" = c'}))
+    writer.stop(5)
+    lines = "".join(written).splitlines()
+    assert len(lines) == 100
+    assert lines[7] == r'time=2023-11-14T22:13:20.250Z level=info msg=decision number=7 said="a \"b\" = c"'
+    assert len(written) < 100
 
 
 def test_an_abandoned_decision_is_no_deferral() -> None:
@@ -138,6 +193,6 @@ def test_an_abandoned_decision_is_no_deferral() -> None:
 def test_what_a_client_wrote_is_cut() -> None:
     fields = logged(Query(f"{'a' * 9000}@example.org", "milter", sender=f"{'b' * 60000}@example.net"), {})
     assert fields["recipient"].startswith("aaaa")
-    assert len(logs.logfmt(fields)) < 3 * logs.ADDRESS
+    assert len(logs.logfmt(fields)) < 3 * ADDRESS
     shown = logged(Query(f"{'a' * 9000}@example.org", "milter"), {"addresses": "domain"})
     assert shown["recipient"] == "*@example.org", "cut after the mask, which needs the whole address"

@@ -3,9 +3,8 @@
 Theory of operation. Everything goes through `logging`. A bounded queue and a thread of its own stand
 between who logs and where it goes, because a full pipe or a slow journal must not hold up an answer,
 a reload or the end; what does not fit is dropped and counted. A record may carry `fields`, a dict that becomes
-`name=value` pairs (logfmt), members (JSON) or journal fields.
-
-LIMITS. What others wrote is cut: an address at ADDRESS characters, what a store said at SAID.
+`name=value` pairs (logfmt), members (JSON) or journal fields. What is logged most, decisions, goes past `logging` to
+the queue (`Later`): its records cost more than the decision.
 """
 
 import json
@@ -13,23 +12,19 @@ import logging
 import logging.handlers
 import os
 import queue
+import re
 import select
 import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from rcptd import schema
-from rcptd.drive import Decision
-from rcptd.query import UNKNOWN
 from rcptd.schema import option
-from rcptd.trace import Mask, describe
-from rcptd.verdict import Action, Verdict
-from rcptd_daemon.privacy import mask_for
 
 QUEUE = 10_000
 """How many lines may wait to be written."""
@@ -37,13 +32,11 @@ QUEUE = 10_000
 LAST_LINES = 1.0
 """How long, in seconds, the end waits for them."""
 
-ADDRESS = 320  # 64 + 1 + 255, as RFC 5321 4.5.3.1 has it for each part; a map's key may be 10,000
-SAID = 1000
+BATCH = 200
+"""How many lines are written at once."""
 
 JOURNAL = "/run/systemd/journal/socket"  # systemd's native protocol: one datagram an entry
 _PRIORITY = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
-
-_decisions = logging.getLogger("rcptd.decision")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +74,22 @@ def to_syslog(settings: Settings) -> Settings:
 DEFAULTS = schema.read(Settings, {}, lambda *_: None)
 
 
-Lines = queue.Queue[logging.LogRecord | None]
-"""The records that wait to be written; None is the end."""
+class Later(NamedTuple):
+    """A line of level info that is put into words by the writer: its fields are `fields(of)`."""
+
+    created: float
+    fields: Callable[[Any], dict[str, Any]]
+    of: Any
+
+
+class _Dropped(NamedTuple):
+    """So many lines were dropped before the next one."""
+
+    number: int
+
+
+Item = logging.LogRecord | Later | _Dropped | None
+"""What waits to be written; None is the end."""
 
 
 def set_up(settings: Settings) -> "Writer":
@@ -90,11 +97,10 @@ def set_up(settings: Settings) -> "Writer":
 
     Raises `OSError` where the sink cannot be had; logging then goes where it went before.
     """
-    lines: Lines = queue.Queue(QUEUE)
-    writer = Writer(lines, _sink(settings))
+    writer = Writer(_sink(settings), informed=settings.level in ("debug", "info"))
     root = logging.getLogger()
     before = root.handlers[:]
-    root.addHandler(_Bounded(lines))
+    root.addHandler(_Queued(writer))
     for old in before:
         root.removeHandler(old)
     root.setLevel(settings.level.upper())
@@ -107,7 +113,7 @@ def set_up_direct(settings: Settings) -> None:
     Raises `OSError` as `set_up`.
     """
     sink = _sink(settings)
-    if type(sink) is logging.StreamHandler:
+    if isinstance(sink, logging.StreamHandler):
         sink.addFilter(lambda _: bool(select.select([], [sys.stderr], [], 0)[1]))
     root = logging.getLogger()
     for old in root.handlers[:]:
@@ -119,44 +125,90 @@ def set_up_direct(settings: Settings) -> None:
 class Writer:
     """The thread that writes what waits in a queue; the only one that a sink may hold up."""
 
-    def __init__(self, lines: Lines, sink: logging.Handler) -> None:
-        self._lines = lines
+    def __init__(self, sink: logging.Handler, *, informed: bool = True) -> None:
+        """Write to a sink; where it is not `informed`, lines of level info are not for it."""
+        self._lines: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self._sink = sink
+        self._informed = informed
+        self._dropped = 0
         # A daemon: a sink that never takes its line must not keep the process.
         self._thread = threading.Thread(target=self._write, name="rcptd-log", daemon=True)
         self._thread.start()
 
+    def put(self, item: logging.LogRecord | Later) -> None:
+        """Have a line written; where too many wait it is dropped, which the next one tells. Any thread may call."""
+        if isinstance(item, Later) and not self._informed:
+            return
+        if self._lines.qsize() >= QUEUE:
+            self._dropped += 1
+            return
+        if self._dropped:
+            self._lines.put(_Dropped(self._dropped))
+            self._dropped = 0
+        self._lines.put(item)
+
     def stop(self, patience: float = LAST_LINES) -> None:
         """Write what waits, then no more; waits `patience` seconds for that, and leaves the rest to the thread."""
-        while True:
-            try:
-                self._lines.put_nowait(None)
-                break
-            except queue.Full:
-                # The sink is stuck. One line makes room for the end.
-                with suppress(queue.Empty):
-                    self._lines.get_nowait()
+        self._lines.put(None)
         self._thread.join(patience)
 
     def _write(self) -> None:
-        while record := self._lines.get():
-            self._sink.handle(record)
+        going_on = True
+        while going_on:
+            batch = [self._lines.get()]
+            with suppress(queue.Empty):
+                while len(batch) < BATCH:
+                    batch.append(self._lines.get_nowait())
+            if None in batch:
+                going_on = False
+                batch = batch[: batch.index(None)]
+            lines = list(_lines(batch))
+            if isinstance(self._sink, _Stream):
+                self._sink.write(lines)
+            else:
+                for created, record, fields in lines:
+                    self._sink.handle(record or _record(created, fields))
 
 
-class _Bounded(logging.handlers.QueueHandler):
-    """Puts records into the queue without waiting, and says afterwards how many did not fit."""
+_Written = tuple[float, logging.LogRecord | None, dict[str, Any]]
+"""When, of which record if there is one, and all its fields."""
 
-    dropped = 0
+
+def _lines(batch: list[Item]) -> Iterator[_Written]:
+    more: dict[str, Any] = {}
+    for item in batch:
+        if isinstance(item, _Dropped):
+            more = {"lines_dropped": item.number}
+        elif isinstance(item, Later):
+            try:
+                fields = item.fields(item.of)
+            except Exception as error:  # a bug, which must not end the log
+                fields = {"msg": f"a line could not be put into words: {error!r}"}
+            yield item.created, None, {"level": "info", **fields, **more}
+            more = {}
+        elif item:
+            if more:
+                item.fields = {**getattr(item, "fields", {}), **more}
+                more = {}
+            yield item.created, item, fields_of(item)
+
+
+def _record(created: float, fields: dict[str, Any]) -> logging.LogRecord:
+    record = logging.makeLogRecord({"name": "rcptd.decision", "levelno": logging.INFO, "levelname": "INFO"})
+    record.created, record.msecs = created, created % 1 * 1000
+    record.fields = fields
+    return record
+
+
+class _Queued(logging.handlers.QueueHandler):
+    """Hands records to the writer."""
+
+    def __init__(self, writer: Writer) -> None:
+        super().__init__(queue.SimpleQueue())
+        self._writer = writer
 
     def enqueue(self, record: logging.LogRecord) -> None:
-        if self.dropped:
-            record.fields = {**getattr(record, "fields", {}), "lines_dropped": self.dropped}
-        try:
-            self.queue.put_nowait(record)
-        except queue.Full:
-            self.dropped += 1
-        else:
-            self.dropped = 0
+        self._writer.put(record)
 
 
 def _sink(settings: Settings) -> logging.Handler:
@@ -169,11 +221,9 @@ def _sink(settings: Settings) -> logging.Handler:
         )
         sink.setFormatter(_Line(settings.format, prefix=f"rcptd[{os.getpid()}]: ", with_time=False))
         return sink
-    sink = logging.StreamHandler(sys.stderr)
     # Under systemd stderr is the journal, which takes a level in front and has a clock of its own.
     in_journal = bool(os.environ.get("JOURNAL_STREAM"))
-    sink.setFormatter(_Line(settings.format, with_level=in_journal, with_time=not in_journal))
-    return sink
+    return _Stream(_Line(settings.format, with_level=in_journal, with_time=not in_journal))
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
@@ -197,15 +247,38 @@ class _Line(logging.Formatter):
         self._prefix = prefix
         self._with_time = with_time
         self._with_level = with_level
+        self._second = (0, "")
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = fields_of(record)
+        return self.line(record.created, record.levelno, fields_of(record))
+
+    def line(self, created: float, level: int, fields: dict[str, Any]) -> str:
+        """Write fields as one line; `created` is seconds since the epoch."""
         if self._with_time:
-            stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-            fields = {"time": f"{stamp}.{int(record.msecs):03d}Z", **fields}
+            second, fraction = divmod(created, 1)
+            if second != self._second[0]:
+                self._second = (int(second), time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)))
+            fields = {"time": f"{self._second[1]}.{int(fraction * 1000):03d}Z", **fields}
         line = json.dumps(fields, default=str) if self._json else logfmt(fields)
-        level = f"<{_PRIORITY.get(record.levelno, 6)}>" if self._with_level else ""
-        return f"{level}{self._prefix}{line}"
+        priority = f"<{_PRIORITY.get(level, 6)}>" if self._with_level else ""
+        return f"{priority}{self._prefix}{line}"
+
+
+class _Stream(logging.StreamHandler[Any]):
+    """Writes lines to standard error, many in one write where many wait."""
+
+    def __init__(self, form: _Line) -> None:
+        super().__init__(sys.stderr)
+        self.setFormatter(form)
+        self._form = form
+
+    def write(self, lines: list[_Written]) -> None:
+        """Write lines; what cannot be written is lost, as there is nowhere to tell."""
+        line = self._form.line
+        texts = (line(created, record.levelno if record else logging.INFO, fields) for created, record, fields in lines)
+        with suppress(OSError, ValueError):
+            self.stream.write("".join(f"{text}\n" for text in texts))
+            self.stream.flush()
 
 
 def logfmt(fields: Mapping[str, Any]) -> str:
@@ -213,11 +286,12 @@ def logfmt(fields: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={_value(value)}" for name, value in fields.items())
 
 
+_PLAIN = re.compile(r"[!#-<>-\[\]-~]+")  # printable ASCII less space, quote, equals sign and backslash
+
+
 def _value(value: object) -> str:
     text = str(value)
-    if text and text.isascii() and text.isprintable() and not set(text) & set(' "=\\'):
-        return text
-    return json.dumps(text)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
 
 
 class _Journal(logging.Handler):
@@ -241,71 +315,3 @@ class _Journal(logging.Handler):
             self._socket.sendto("\n".join(lines).encode("utf-8", "replace") + b"\n", JOURNAL)
         except OSError:
             self.handleError(record)
-
-
-class DecisionLog:
-    """Writes the line of a decision; called in whichever thread ended it, waits for nothing."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.mask: Mask = mask_for(settings.addresses)
-        self._refused = settings.decisions != "none"
-        self._all = settings.decisions == "all"
-
-    def on_verdict(self, decision: Decision) -> None:
-        """Log a decision, if its kind is logged."""
-        verdict = decision.verdict
-        if verdict is None or verdict.action is Action.ACCEPT or decision.abandoned:
-            if not self._all:
-                return
-        elif not self._refused:
-            return
-        _decisions.info("decision", extra={"fields": self._fields(decision, verdict)})
-
-    def on_shadow(self, decision: Decision, rule: str, verdict: Verdict | None) -> None:
-        """Log what a rule in shadow would have said."""
-        if not self._refused:
-            return
-        said = verdict.reply if verdict else "no opinion"
-        fields = {
-            "msg": "shadow",
-            "ref": decision.reference,
-            "recipient": self._shown(decision.query.recipient),
-            "rule": rule,
-            "would": said,
-        }
-        _decisions.info("shadow", extra={"fields": fields})
-
-    def _fields(self, decision: Decision, verdict: Verdict | None) -> dict[str, Any]:
-        query = decision.query
-        fields: dict[str, Any] = {
-            "msg": "abandoned" if decision.abandoned else verdict.action.value if verdict else "none",
-            "ref": decision.reference,
-            "recipient": self._shown(query.recipient),
-        }
-        if verdict and not decision.abandoned:
-            fields |= {
-                "code": verdict.code,
-                "enhanced": verdict.enhanced,
-                "cause": verdict.cause.value,
-                "rule": verdict.rule,
-            }
-        if asked := decision.trace.last_asked:
-            fields |= {"store": asked.store, "said": _cut(describe(asked.answer, self.mask), SAID)}
-        fields |= {"front_end": query.front_end}
-        if query.map:
-            fields["map"] = query.map
-        if query.sender is not UNKNOWN:
-            fields["sender"] = self._shown(query.sender) if query.sender else "<>"
-        if query.client is not UNKNOWN and query.client is not None:
-            fields["client"] = query.client
-        if query.session:
-            fields["session"] = query.session
-        fields["ms"] = f"{decision.seconds * 1000:.3f}"
-        return fields
-
-    def _shown(self, address: str) -> str:
-        return _cut(self.mask(address), ADDRESS)
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"

@@ -30,6 +30,7 @@ from rcptd.sockets import Listening
 from rcptd.world import World
 from rcptd_daemon import control, logs, notify, remembered
 from rcptd_daemon.check import Checker, Facts
+from rcptd_daemon.decision_log import DecisionLog
 from rcptd_daemon.listeners import SECTIONS as LISTENING
 from rcptd_daemon.listeners import Listeners, Share, listening_as
 from rcptd_daemon.reading import log_settings, read_configuration, remarks, require_front_end
@@ -93,8 +94,8 @@ class Daemon:
         self._configuration = configuration
         self._listeners = listeners
         self._share = share or frozenset({"socketmap", "milter"})
-        self._decisions = logs.DecisionLog(log_settings(configuration))
         self._logs = logs.set_up(log_settings(configuration))
+        self._decisions = DecisionLog(log_settings(configuration), self._logs)
         self._memo_file = _memo_file(configuration)
         world = open_world(configuration, memo_file=self._memo_file)
         self._driver = Driver(world, self._on_verdict, self._on_shadow)
@@ -217,13 +218,13 @@ class Daemon:
         _log.info("reload: %s is in force", new.path)
 
     def _log_elsewhere(self, settings: logs.Settings) -> None:
-        self._decisions = logs.DecisionLog(settings)
         try:
             before, self._logs = self._logs, logs.set_up(settings)
         except OSError as error:
             _log.error("reload: the log goes where it went before: %s", error)
         else:
             before.stop(patience=0)  # it writes what it has; here nobody may wait
+        self._decisions = DecisionLog(settings, self._logs)
 
     async def _end(self) -> None:
         """Answer what was asked, close what is open."""
@@ -349,7 +350,7 @@ async def _serve_stdio(configuration: Configuration) -> int:
         if wanted.to == "stderr":
             wanted = logs.to_syslog(wanted)
     writer = logs.set_up(wanted)
-    decisions = logs.DecisionLog(wanted)
+    decisions = DecisionLog(wanted, writer)
     driver = Driver(open_world(configuration), decisions.on_verdict, decisions.on_shadow)
     driver.attach(asyncio.get_running_loop())
     try:

@@ -1,0 +1,88 @@
+"""The line of a decision in the log: what was asked, what was said, and by whom.
+
+Most of a busy daemon's log is refusals, and most of what a refusal costs was its line. So where there is a writer a
+decision is handed to it as it is, and put into words in the writer's thread.
+"""
+
+import time
+from typing import Any
+
+from rcptd.drive import Decision
+from rcptd.query import UNKNOWN
+from rcptd.trace import Mask, describe
+from rcptd.verdict import Action, Verdict
+from rcptd_daemon import logs
+from rcptd_daemon.privacy import mask_for
+
+ADDRESS = 320  # 64 + 1 + 255, as RFC 5321 4.5.3.1 has it for each part; a map's key may be 10,000
+SAID = 1000
+
+
+class DecisionLog:
+    """Writes the line of a decision; called in whichever thread ended it, waits for nothing."""
+
+    def __init__(self, settings: logs.Settings, writer: logs.Writer) -> None:
+        self._writer = writer
+        self.mask: Mask = mask_for(settings.addresses)
+        self._refused = settings.decisions != "none"
+        self._all = settings.decisions == "all"
+
+    def on_verdict(self, decision: Decision) -> None:
+        """Log a decision, if its kind is logged."""
+        verdict = decision.verdict
+        if verdict is None or verdict.action is Action.ACCEPT or decision.abandoned:
+            if not self._all:
+                return
+        elif not self._refused:
+            return
+        self._writer.put(logs.Later(time.time(), self._fields, decision))
+
+    def on_shadow(self, decision: Decision, rule: str, verdict: Verdict | None) -> None:
+        """Log what a rule in shadow would have said."""
+        if not self._refused:
+            return
+        said = verdict.reply if verdict else "no opinion"
+        fields = {
+            "msg": "shadow",
+            "ref": decision.reference,
+            "recipient": self._shown(decision.query.recipient),
+            "rule": rule,
+            "would": said,
+        }
+        self._writer.put(logs.Later(time.time(), dict, fields))
+
+    def _fields(self, decision: Decision) -> dict[str, Any]:
+        query = decision.query
+        verdict = decision.verdict
+        fields: dict[str, Any] = {
+            "msg": "abandoned" if decision.abandoned else verdict.action.value if verdict else "none",
+            "ref": decision.reference,
+            "recipient": self._shown(query.recipient),
+        }
+        if verdict and not decision.abandoned:
+            fields |= {
+                "code": verdict.code,
+                "enhanced": verdict.enhanced,
+                "cause": verdict.cause.value,
+                "rule": verdict.rule,
+            }
+        if asked := decision.trace.last_asked:
+            fields |= {"store": asked.store, "said": _cut(describe(asked.answer, self.mask), SAID)}
+        fields |= {"front_end": query.front_end}
+        if query.map:
+            fields["map"] = query.map
+        if query.sender is not UNKNOWN:
+            fields["sender"] = self._shown(query.sender) if query.sender else "<>"
+        if query.client is not UNKNOWN and query.client is not None:
+            fields["client"] = query.client
+        if query.session:
+            fields["session"] = query.session
+        fields["ms"] = f"{decision.seconds * 1000:.3f}"
+        return fields
+
+    def _shown(self, address: str) -> str:
+        return _cut(self.mask(address), ADDRESS)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
