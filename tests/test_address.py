@@ -1,6 +1,7 @@
 """Addresses: every spelling of a recipient gives one key, no two recipients share one, and junk is named."""
 
 import unicodedata
+from contextlib import suppress
 
 import pytest
 from hypothesis import example, given
@@ -254,3 +255,18 @@ def test_octets_that_are_no_utf_8_are_no_address(octets: bytes) -> None:
     recipient = parsed(octets.decode("utf-8", "surrogateescape") + "@example.org")
     if recipient:
         recipient.key.encode()
+
+
+def test_domains_that_were_read_are_known_and_their_number_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    known: dict[str, str] = {}
+    monkeypatch.setattr(address, "_plain_domains", known)
+    monkeypatch.setattr(address, "MOST_DOMAINS", 3)
+    for number in range(10):
+        for _ in range(2):
+            recipient = parse(f"<User@D{number}.Example>")
+            assert (recipient.key, recipient.local) == (f"user@d{number}.example", "User")
+        assert len(known) <= 3
+    for junk in ("<a@d9.example", "a@d9.example>", "a b@D9.Example", "a@b@D9.Example", "@D9.Example", ".a@D9.Example"):
+        with suppress(NotAnAddress):
+            assert parse(junk).fault
+    assert parse(f"{'a' * 65}@D9.Example").fault == parse(f"{'a' * 65}@other.example").fault != ""

@@ -14,6 +14,8 @@ import pytest
 from rcptd import schema, stores
 from rcptd.address import parse
 from rcptd.config import MOST_OCTETS, FaultyConfiguration, StoreSection, load, open_world
+from rcptd.memo.file import MemoFile
+from rcptd.memo.remembering import Remembering
 from rcptd.question import EXISTS, Answer, Store
 from rcptd.schema import option
 from rcptd_daemon.sections import SECTIONS
@@ -195,3 +197,69 @@ def test_a_store_that_fails_to_open_closes_those_that_were_opened(
 def test_sections_that_say_the_same_are_equal() -> None:
     assert StoreSection("x", HopSettings(True)) == StoreSection("x", HopSettings(True))
     assert StoreSection("x", HopSettings(True)) != StoreSection("x", HopSettings(False))
+
+
+def test_what_services_say_is_remembered_as_their_section_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "find", lambda _: Foreign)
+    text = """
+[daemon]
+workers = "front_ends"
+[memo]
+path = "/var/lib/rcptd/memo.db"
+[stores.a]
+type = "foreign"
+[stores.a.memo]
+yes = "3h"
+[stores.b]
+type = "foreign"
+[stores.c]
+type = "foreign"
+memo = "off"
+"""
+    configuration = load(written(tmp_path, text), SECTIONS)
+    assert configuration.daemon.workers == "front_ends"
+    assert configuration.memo.path == Path("/var/lib/rcptd/memo.db")
+    a, b, c = (configuration.stores[name] for name in "abc")
+    assert a.memo
+    assert b.memo
+    assert (a.memo.yes, b.memo.yes, c.memo) == (10800, 7200, None)
+    assert a.fingerprint == b.fingerprint != StoreSection("foreign", 5).fingerprint
+    file = MemoFile(tmp_path / "memo.db")
+    world = open_world(configuration, memo_file=file)
+    assert isinstance(world.stores["a"], Remembering)
+    assert isinstance(world.stores["b"], Remembering)
+    assert isinstance(world.stores["c"], Slow)
+    assert set(world.at_once) == set(world.in_shadow) == {"a", "b"}
+    file.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('type = "memory"\nmemo = "off"', "a store of type 'memory' answers at once"),
+        ('type = "passwd"\nmemo = "on"', 'write "off", or a section of its own'),
+        ('type = "passwd"\nmemo = { yes = 5 }', "stores.s.memo.yes: write a time with its unit"),
+        ('type = "passwd"\nmemo = { yess = "5s" }', "did you mean 'yes'?"),
+    ],
+)
+def test_faults_of_a_memo_are_told(tmp_path: Path, text: str, fault: str) -> None:
+    with pytest.raises(FaultyConfiguration) as faulty:
+        load(written(tmp_path, f"[stores.s]\n{text}\n"), SECTIONS)
+    assert fault in faulty.value.faults[0]
+
+
+def test_the_memo_of_accounts_is_off_unless_it_is_written(tmp_path: Path) -> None:
+    text = '[stores.a]\ntype = "passwd"\n[stores.b]\ntype = "passwd"\n[stores.b.memo]\nno = "1m"\n'
+    read = load(written(tmp_path, text), SECTIONS).stores
+    assert read["a"].memo is None
+    assert read["b"].memo
+    assert read["b"].memo.no == 60
+
+
+@pytest.mark.parametrize("value", ["0", "65", '"two"', "true", "1.5"])
+def test_workers_are_a_number_or_one_for_each_front_end(tmp_path: Path, value: str) -> None:
+    with pytest.raises(FaultyConfiguration, match='from 1 to 64, or "front_ends"'):
+        load(written(tmp_path, f"[daemon]\nworkers = {value}\n"), SECTIONS)
+    assert load(written(tmp_path, "[daemon]\nworkers = 2\n"), SECTIONS).daemon.workers == 2

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -697,14 +698,27 @@ def test_a_remembered_answer_is_given_at_once_without_any_loop() -> None:
     assert store.asked == 0
 
 
-def test_what_is_not_remembered_is_asked() -> None:
-    store = Remembering(soon, Busy("not remembered"))
+@pytest.mark.parametrize(("why", "told"), [("", 1), ("a story", 2)])
+def test_what_is_not_remembered_is_asked(why: str, told: int) -> None:
+    store = Remembering(soon, Busy(why))
 
     async def main() -> Decision:
         return await decided(attached(Driver(world(store))))
 
-    assert reply(asyncio.run(main()).verdict) == "250 2.1.5"
+    decision = asyncio.run(main())
+    assert reply(decision.verdict) == "250 2.1.5"
     assert (store.recalled, store.asked) == (1, 1)
+    assert sum(isinstance(entry, Asked) for entry in decision.trace.entries) == told
+
+
+def test_a_forked_process_has_references_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drive, "_START", "before")
+    drive._start_anew()
+    assert drive._START != "before"
+    pid = os.fork()
+    if pid == 0:
+        os._exit(drive._START == "before")
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 @pytest.mark.parametrize(("last", "said"), [(EXISTS, "250 2.1.5"), (None, "451 4.4.3")])

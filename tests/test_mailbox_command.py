@@ -22,6 +22,7 @@ from rcptd.stores.entries import Subject
 from rcptd.stores.lines import Entry, Fault
 from rcptd.stores.sqlite import Database
 from rcptd_daemon import mailbox, mailbox_transfer
+from rcptd_daemon.mailbox_formats import incoming
 from rcptd_daemon import mailbox_formats as formats
 
 
@@ -328,6 +329,7 @@ from pathlib import Path
 # Before the other user, who may not be able to read the folders of this Python.
 import argparse
 from rcptd_daemon import mailbox, mailbox_transfer
+from rcptd_daemon.mailbox_formats import incoming
 parser = argparse.ArgumentParser()
 mailbox.add_arguments(parser)
 arguments = parser.parse_args(sys.argv[1:])
@@ -359,6 +361,7 @@ sys.path[:0] = {sys.path!r}
 from pathlib import Path
 import argparse
 from rcptd_daemon import mailbox, mailbox_transfer
+from rcptd_daemon.mailbox_formats import incoming
 parser = argparse.ArgumentParser()
 mailbox.add_arguments(parser)
 sys.exit(mailbox.run(parser.parse_args(["list"]), Path({str(run.path)!r})))
@@ -596,3 +599,10 @@ def test_a_spelling_that_is_not_of_the_key_is_not_exported() -> None:
     assert formats.written(Subject("example.org", "anna"), Mailbox(spelling="bob@example.org")) == "anna@example.org"
     assert formats.written(Subject("example.org", "anna"), Mailbox(spelling="nonsense")) == "anna@example.org"
     assert formats.when(1e30) == "1e+30"
+
+
+def test_a_list_that_names_servers_is_not_taken_for_one_of_plain_mailboxes() -> None:
+    source = io.BytesIO(b"anna@example.org\nbob@example.org server imap1.example.org\n")
+    entry, fault = incoming(source, "list", targets=False).entries
+    assert isinstance(entry, Entry)
+    assert fault == Fault(2, "the database has no place for a server; keep it in a store of type file")

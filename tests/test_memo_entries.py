@@ -85,3 +85,16 @@ def test_the_proven_that_nobody_uses_any_more_leave_in_their_turn() -> None:
         forgotten += entries.put(f"user{number}", entry())
     assert len(entries) == 8
     assert len(forgotten) == 20
+
+
+def test_the_proven_that_are_used_go_round_again_before_they_leave() -> None:
+    survivor = Entries(4)
+    for key in "abcd":
+        survivor.put(key, entry(used=True))
+    survivor.put("e", entry(used=True))
+    for found in survivor._proven.values():
+        found.used = True
+    first = next(iter(survivor._proven))
+    assert survivor._forget_proven() == []
+    assert next(reversed(survivor._proven)) == first
+    assert not survivor._proven[first].used

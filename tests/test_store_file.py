@@ -123,6 +123,7 @@ fritz@example.org moved fritz@example.net
 gerda@example.org alias anna@example.org, "b c"@example.org
 @example.net alias @example.org
 "two words"@example.org disabled
+heidi@example.org server IMAP1.example.org
 """
     assert listed(text) == {
         "anna@example.org": Mailbox(),
@@ -134,6 +135,7 @@ gerda@example.org alias anna@example.org, "b c"@example.org
         "gerda@example.org": Mailbox(targets=("anna@example.org", '"b c"@example.org')),
         "@example.net": Mailbox(targets=("@example.org",)),
         '"two words"@example.org': Mailbox(spelling='"two words"@example.org', disabled=Disabled()),
+        "heidi@example.org": Mailbox(server="imap1.example.org"),
     }
 
 
@@ -162,6 +164,8 @@ def test_a_domain_qualifies_bare_local_parts_and_targets() -> None:
         ("anna@example.org moved\n", "1: 'moved' is no disposition"),
         ("anna@example.org moved away\n", "1: 'away' is no address to have moved to: no domain"),
         ("anna@example.org alias\n", "1: 'alias' is no disposition"),
+        ("anna@example.org server\n", "1: 'server' is no disposition"),
+        ("anna@example.org server a_b..c\n", "1: 'a_b..c' is no name of a server"),
         ("anna@example.org alias ,\n", "1: an alias without a target"),
         ("anna@example.org alias bob\n", "1: the target 'bob' is no address: no domain"),
         (f"a@example.org alias {'b' * 600}@c.example\n", "is no address: far too long"),

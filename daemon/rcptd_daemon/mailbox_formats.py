@@ -55,11 +55,19 @@ class Incoming(NamedTuple):
 def incoming(source: BinaryIO, format_: str, *, targets: bool) -> Incoming:
     """Read a file of recipients; a CSV without a header that makes sense is one fault and no entry."""
     if format_ == "list":
-        return Incoming(("spelling", *_DISABLING, "targets", "moved_to"), read_list(source))
+        return Incoming(("spelling", *_DISABLING, "targets", "moved_to"), _without_servers(read_list(source)))
     if format_ == "postfix":
         columns = ("spelling", "targets") if targets else ("spelling", *_DISABLING)
         return Incoming(columns, read_postfix(source, targets=targets))
     return _incoming_csv(source)
+
+
+def _without_servers(entries: Iterator[Entry | Fault]) -> Iterator[Entry | Fault]:
+    for entry in entries:
+        if isinstance(entry, Entry) and entry.mailbox.server:
+            yield Fault(entry.line, "the database has no place for a server; keep it in a store of type file")
+        else:
+            yield entry
 
 
 class _BadLine(Exception):

@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from rcptd.memo import codec
 from rcptd.question import Answer
@@ -212,6 +212,8 @@ class MemoFile:
                             (store, fingerprint, since),
                         )
                         connection.execute("REPLACE INTO section VALUES (?, ?)", (store, fingerprint))
+                    case _:
+                        assert_never(change)
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:

@@ -7,6 +7,7 @@ LIST. One entry to a line: an address, `user@domain` or `@domain`, and how it is
     user@example.org   defer Moving house   disabled for now
     user@example.org   moved new@example.net
     user@example.org   alias one@example.org two@example.net
+    user@example.org   server imap1.example.org      kept there; the rule's next store asks that server
 
 POSTFIX. A key and a value as in postmap(1)'s source files: a line that begins with white space goes on
 with the one before, a line whose first character is `#` is a comment. The value is either an action of
@@ -23,6 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from rcptd import address
 from rcptd.address import NotAnAddress
 from rcptd.question import Disabled, Mailbox
 from rcptd.stores import entries
@@ -143,9 +145,11 @@ def _disposed(rest: str, of: Subject, domain: str) -> Mailbox:
                 raise ValueError(f"{argument[:80]!r} is no address to have moved to: {error}") from None
         case "alias" if argument:
             return _aliased(argument, of, domain)
+        case "server" if argument:
+            return Mailbox(spelling=of.spelling, server=_server(argument))
     raise ValueError(
-        f"{rest[:80]!r} is no disposition; write nothing, ok, disabled TEXT, defer TEXT, moved ADDRESS or "
-        f"alias ADDRESS..."
+        f"{rest[:80]!r} is no disposition; write nothing, ok, disabled TEXT, defer TEXT, moved ADDRESS, "
+        f"alias ADDRESS... or server HOST"
     )
 
 
@@ -154,6 +158,13 @@ def _aliased(value: str, of: Subject, domain: str) -> Mailbox:
     if not found:
         raise ValueError("an alias without a target")
     return Mailbox(spelling=of.spelling, targets=entries.targets(found, of, domain))
+
+
+def _server(name: str) -> str:
+    try:
+        return address.domain(name)
+    except NotAnAddress as error:
+        raise ValueError(f"{name[:80]!r} is no name of a server: {error}") from None
 
 
 _ACTION = re.compile(

@@ -143,6 +143,9 @@ class Hops:
             options = self._dialogue
             if options.auth_user:
                 options = self._settings.dialogue(_password(self._settings.auth_password_file))
+            if hop.protocol == "lmtp":
+                # It delivers, and its clients are declared to it: none is known to count refusals.
+                options = replace(options, refusals_per_connection=0)
             if plain:
                 options = replace(options, tls="off")
             return await open_connection(hop, dial, options, until=asyncio.get_running_loop().time() + OPENING)

@@ -104,7 +104,7 @@ class Settings:
     refusals_per_connection: int = option(
         schema.number(0, 100_000),
         default=8,
-        doc="Refused recipients after which a connection is replaced, since servers count them, too; 0 for no limit.",
+        doc="Refused recipients after which an SMTP connection is replaced, since servers count them; 0 for no limit.",
     )
     accept_all: str = option(
         schema.choice("test", "ignore"),
