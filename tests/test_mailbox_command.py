@@ -22,8 +22,8 @@ from rcptd.stores.entries import Subject
 from rcptd.stores.lines import Entry, Fault
 from rcptd.stores.sqlite import Database
 from rcptd_daemon import mailbox, mailbox_transfer
-from rcptd_daemon.mailbox_formats import incoming
 from rcptd_daemon import mailbox_formats as formats
+from rcptd_daemon.mailbox_formats import incoming
 
 
 class Command:
