@@ -45,7 +45,7 @@ TRIES = 5  # renames of the file during one question, before it is said to be he
 
 # O_NONBLOCK: a fifo at the path must not stop us. A symbolic link is followed, as Cyrus does: a database on
 # another disk is a common thing.
-_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 _CANNOT = {errno.EACCES, errno.EPERM}
 
@@ -149,18 +149,19 @@ Choose = Callable[[int, str], Format]
 def open_readable(path: str) -> int:
     """Open a regular file for reading; raises `Absent` or `Unreadable`."""
     try:
-        descriptor = os.open(path, _FLAGS)
+        descriptor = os.open(path, FLAGS)
     except OSError as error:
         raise unreadable(path, error) from None
     try:
-        _see_that_it_is_a_file(path, os.fstat(descriptor))
+        see_that_it_is_a_file(path, os.fstat(descriptor))
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
 
 
-def _see_that_it_is_a_file(path: str, status: os.stat_result) -> None:
+def see_that_it_is_a_file(path: str, status: os.stat_result) -> None:
+    """Raise `Unreadable` for what is no regular file, `Absent` for an empty one."""
     if not stat.S_ISREG(status.st_mode):
         raise Unreadable(f"{path}: is no regular file")
     if not status.st_size:

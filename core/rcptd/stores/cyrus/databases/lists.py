@@ -5,9 +5,7 @@ search goes along the highest list as far as it may, then along the next lower o
 list 0.
 
 What is remembered. A format says by a stamp whether anything in the file may have changed since it was read. As long
-as the stamp is the same, keys and pointers of the records that are in many lists, over which every search leads, are
-taken from memory; how many lists is raised when the records become many. The records at which a search ends are read
-anew.
+as the stamp is the same, searches begin and mostly end in memory (`gaps`).
 
 What is believed. Where a format has checksums, a value is given only with the right ones, and that nothing is there is
 believed only when two records stand beside each other in list 0, both right, and the key belongs between them: a
@@ -20,12 +18,14 @@ writer died in a very large transaction can need more, and is damaged for us unt
 
 import os
 from abc import ABC, abstractmethod
+from bisect import bisect_left
+from typing import Any
 
 from rcptd.stores.cyrus.databases.errors import Damaged
 from rcptd.stores.cyrus.databases.files import Walk
+from rcptd.stores.cyrus.databases.gaps import MEMBERS_MOST, Gap, Gaps
 
 HOPS = 5000  # steps of one search
-KEPT = 131_072  # records remembered, each some 450 octets
 UNFINISHED = "a writer died in the midst of a change; what was there before is read, and the next one repairs the file"
 
 WINDOW = 512  # octets read at once: all of nearly every record, and the head of any
@@ -39,20 +39,33 @@ Node = tuple[bytes, tuple[int, ...], int]
 class State:
     """What was read under one stamp: behind `current` is nothing, `records` is None where no header counts them.
 
-    `notes` are what an operator should know of the file as a whole.
+    `notes` are what an operator should know of the file as a whole; a state that is not `lasting` is that of one
+    question.
     """
 
-    __slots__ = ("current", "nodes", "notes", "records", "stamp", "start")
+    __slots__ = ("current", "gaps", "lasting", "notes", "records", "stamp", "start", "tiers")
 
     def __init__(
-        self, stamp: object, current: int = 0, records: int | None = None, notes: tuple[str, ...] = ()
+        self,
+        stamp: object,
+        current: int = 0,
+        records: int | None = None,
+        notes: tuple[str, ...] = (),
+        *,
+        lasting: bool = True,
     ) -> None:
         self.stamp = stamp
         self.current = current
         self.records = records
         self.notes = notes
-        self.nodes: dict[int, Node] = {}
+        self.lasting = lasting
         self.start: Node | None = None
+        self.gaps: Gaps | None = None
+        self.tiers: tuple[dict[int, Gap], ...] = _UNKNOWN  # those of the gaps
+
+
+_UNKNOWN: tuple[dict[int, Gap], ...] = ({},)
+_NOTHING: Any = ()
 
 
 class Lists(ABC):
@@ -64,12 +77,26 @@ class Lists(ABC):
     def __init__(self, path: str) -> None:
         self._path = path
         self._state = State(None)
-        self._floor = 0  # records of so many lists or fewer are not kept
 
     def fetch(self, descriptor: int, key: bytes) -> bytes | None:
         """Give the value of the key, None if the file shows that there is none."""
         state = self._read_header(descriptor)
         wanted = self._order(key)
+        at = self.first
+        keys = places = _NOTHING
+        index = 0
+        for tier in state.tiers:
+            gap = tier.get(at)
+            if gap is None or not wanted:
+                return self._fetch_searching(descriptor, state, wanted)
+            keys, places = gap
+            index = bisect_left(keys, wanted)
+            at = places[index - 1]
+        if index == len(keys) or keys[index] != wanted:
+            return None
+        return self._value(descriptor, state, (wanted, (), places[index]))
+
+    def _fetch_searching(self, descriptor: int, state: State, wanted: bytes) -> bytes | None:
         before, after = self._search(descriptor, state, wanted)
         if after is not None and after[0] == wanted:
             return self._value(descriptor, state, after)
@@ -124,8 +151,11 @@ class Lists(ABC):
         """Give the state that the file is in, the same one as long as the stamp is the same; raises `Damaged`."""
 
     @abstractmethod
-    def _load(self, descriptor: int, state: State, at: int) -> Node | None:
-        """Give the record that a pointer leads to, None where it leads to the end; raises `Damaged`."""
+    def _load(self, descriptor: int, state: State, at: int, *, whole: bool = False) -> Node | None:
+        """Give the record that a pointer leads to, None where it leads to the end; raises `Damaged`.
+
+        Where it is to be `whole`, key and value must be right, too.
+        """
 
     @abstractmethod
     def _value(self, descriptor: int, state: State, node: Node) -> bytes | None:
@@ -142,10 +172,56 @@ class Lists(ABC):
             if after is not None:
                 self._value(descriptor, state, after)
 
+    def _near(self, descriptor: int, state: State, wanted: bytes) -> Node:
+        """Find a record before a key, the nearest that is remembered; gaps that are not are read on the way."""
+        start = self._start(descriptor, state)
+        gaps = state.gaps
+        at = self.first
+        bound = None
+        for depth, tier in enumerate(state.tiers if gaps and wanted else ()):
+            gap = tier.get(at)
+            if gap is None and gaps and gaps.wanted(depth, at):
+                gap = self._explore(descriptor, state, gaps, depth, at, bound)
+            if gap is None:
+                break
+            keys, places = gap
+            index = bisect_left(keys, wanted)
+            if index < len(keys):
+                bound = keys[index]
+            at = places[index - 1]
+        return start if at == self.first else self._load(descriptor, state, at) or start
+
+    def _explore(
+        self, descriptor: int, state: State, gaps: Gaps, depth: int, at: int, bound: bytes | None
+    ) -> Gap | None:
+        """Read a gap, from the record where it begins to the first one that is not below the bound."""
+        level = gaps.lists[depth]
+        begin = at
+        keys: list[bytes] = []
+        places: list[int] = []
+        key = b""
+        try:
+            node = self._load(descriptor, state, at, whole=True)
+            while node:
+                if keys and node[0] <= key:
+                    raise self._damaged(at, "the keys are out of order")
+                key, following, at = node
+                keys.append(key)
+                places.append(at)
+                if len(keys) > MEMBERS_MOST:
+                    raise self._damaged(at, "is in too low a list")
+                if bound is not None and key >= bound:
+                    break
+                at = following[level] if level < len(following) else 0
+                node = self._load(descriptor, state, at, whole=True) if at else None
+        except Damaged:
+            gaps.close(depth, begin)
+            return None
+        return gaps.put(depth, begin, keys, places)
+
     def _search(self, descriptor: int, state: State, wanted: bytes) -> tuple[Node, Node | None]:
         """Find the neighbours in list 0 between which a key belongs; the latter may have it, and is None at the end."""
-        get = state.nodes.get
-        node = state.start or self._start(descriptor, state)
+        node = self._near(descriptor, state, wanted)
         following = node[1]
         after: Node | None = None
         stop = 0  # the pointer that led to `after`
@@ -157,7 +233,7 @@ class Lists(ABC):
                 level -= 1
                 continue
             hops -= 1
-            found = get(at) or self._found(descriptor, state, at)
+            found = self._load(descriptor, state, at)
             if found is None or found[0] >= wanted:
                 after, stop = found, at
                 level -= 1
@@ -171,7 +247,7 @@ class Lists(ABC):
     def _next(self, descriptor: int, state: State, node: Node) -> Node | None:
         """Give the next record in list 0."""
         at = node[1][0]
-        return self._found(descriptor, state, at) if at else None
+        return self._load(descriptor, state, at) if at else None
 
     def _start(self, descriptor: int, state: State) -> Node:
         if state.start is None:
@@ -183,19 +259,10 @@ class Lists(ABC):
             while len(following) > 1 and not following[-1]:
                 following = following[:-1]
             state.start = (key, following, at)
+            if state.lasting:
+                state.gaps = Gaps(len(following))
+                state.tiers = state.gaps.tiers
         return state.start
-
-    def _found(self, descriptor: int, state: State, at: int) -> Node | None:
-        node = self._load(descriptor, state, at)
-        if node is not None and len(node[1]) > self._floor:
-            nodes = state.nodes
-            if len(nodes) < KEPT:
-                nodes[at] = node
-            else:
-                # Each level up halves them. Two threads may do it at once: the floor is one too high then, and well.
-                self._floor = floor = self._floor + 1
-                state.nodes = {at: node for at, node in list(nodes.items()) if len(node[1]) > floor}
-        return node
 
     def _read(self, descriptor: int, at: int, octets: int) -> bytes:
         data = os.pread(descriptor, octets, at)

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rcptd.stores.cyrus.databases import Description
-from rcptd.stores.cyrus.databases.errors import Absent, Damaged, Trouble, Unreadable
-from rcptd.stores.cyrus.databases.files import open_readable, unreadable
+from rcptd.stores.cyrus.databases.errors import Absent, Damaged, Trouble
+from rcptd.stores.cyrus.databases.files import FLAGS, see_that_it_is_a_file, unreadable
 
 OCTETS_MOST = 1 << 16  # a quota file has some dozens
 
@@ -41,38 +41,37 @@ class Quotalegacy:
 
     def path_of(self, root: bytes) -> bytes | None:
         """Give the path of a root's file, None for a name that can have none."""
-        parts = [self._directory]
+        top = self._directory
         name = root
         if self._domains and b"!" in root:
             domain, _, name = root.partition(b"!")
             if not _is_name(domain):
                 return None
-            parts += [b"domain", self._letter(domain).encode(), domain]
+            top = b"%b/domain/%b/%b" % (top, self._letter(domain).encode(), domain)
             if not name:
-                return b"/".join([*parts, b"quota", b"root"])
+                return top + b"/quota/root"
         if not _is_name(name):
             return None
         _, dot, rest = name.partition(b".")
-        return b"/".join([*parts, b"quota", self._letter(rest if dot else name).encode(), name])
+        return b"%b/quota/%b/%b" % (top, self._letter(rest if dot else name).encode(), name)
 
     def fetch(self, key: bytes) -> bytes | None:
         """Give the text of a quota root, None if there surely is none; raises `Trouble`."""
         path = self.path_of(key)
         if path is None:
             return None
+        try:
+            descriptor = os.open(path, FLAGS)
+        except OSError as error:
+            if error.errno in _NOBODY:  # as for nine of ten questions
+                return None
+            raise unreadable(os.fsdecode(path), error) from None
         shown = os.fsdecode(path)
         try:
-            descriptor = open_readable(shown)
-        except Absent as absent:
-            if self.exists(key):
-                raise Damaged(absent.why) from None
-            return None
-        except Unreadable:
-            if not self.exists(key):
-                return None  # the name is too long to be one
-            raise
-        try:
+            see_that_it_is_a_file(shown, os.fstat(descriptor))
             data = os.pread(descriptor, OCTETS_MOST + 1, 0)
+        except Absent as absent:
+            raise Damaged(absent.why) from None
         except OSError as error:
             raise unreadable(shown, error) from None
         finally:
@@ -133,7 +132,7 @@ class Quotalegacy:
 
 
 def _is_name(name: bytes) -> bool:
-    return bool(name) and name not in (b".", b"..") and not set(b"/\0") & set(name)
+    return bool(name) and name not in (b".", b"..") and b"/" not in name and b"\0" not in name
 
 
 def _entries(folder: bytes, faults: list[str]) -> list[tuple[bytes, bytes]]:

@@ -67,9 +67,10 @@ class Skiplist(Lists):
         if stamp == self._state.stamp:
             return self._state
         self._check_header(descriptor, status.st_size)
-        state = State(stamp, status.st_size)
         # By ctime, which no tool sets. Two changes within one tick of the clock could leave the same size and time.
-        if abs(time.time() - status.st_ctime) > SETTLED:
+        lasting = abs(time.time() - status.st_ctime) > SETTLED
+        state = State(stamp, status.st_size, lasting=lasting)
+        if lasting:
             self._state = state
         return state
 
@@ -94,7 +95,7 @@ class Skiplist(Lists):
         if log < size and os.pread(descriptor, 4, size - 4) != _COMMIT:
             raise self._damaged(size, "a writer died in the midst of a change; the next one repairs the file")
 
-    def _load(self, descriptor: int, state: State, at: int) -> Node:
+    def _load(self, descriptor: int, state: State, at: int, *, whole: bool = False) -> Node:  # noqa: ARG002
         """Give the record that a pointer leads to."""
         data, begin, octets, value_octets = self._record(descriptor, state, at)
         kind = _LENGTH.unpack_from(data)[0]

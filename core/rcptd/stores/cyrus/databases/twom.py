@@ -114,15 +114,18 @@ class Twom(Lists):
         state = self._state = State(header, current, None if flags & DIRTY else records, tuple(notes))
         return state
 
-    def _load(self, descriptor: int, state: State, at: int) -> Node | None:
+    def _load(self, descriptor: int, state: State, at: int, *, whole: bool = False) -> Node | None:
         """Give the record that a pointer leads to; of a deleted one, where its mark of deletion is."""
         where = at
-        kind, following, tail, key_octets, _, _, data = self._head(descriptor, state, at)
+        kind, following, tail, key_octets, value_octets, checksum, data = self._head(descriptor, state, at)
         if kind == _DELETE:
             where = following[0]
-            kind, following, tail, key_octets, _, _, data = self._head(descriptor, state, where)
+            kind, following, tail, key_octets, value_octets, checksum, data = self._head(descriptor, state, where)
         if (kind != _DUMMY) if where == self.first else (kind not in _RECORDS):
             raise self._damaged(where, "is no record, and a pointer leads there")
+        if whole and kind != _DUMMY:
+            octets = self._tail(descriptor, where, tail, key_octets + value_octets + 2, checksum, data)
+            return octets[:key_octets], following, at
         end = tail + key_octets
         key = data[tail:end] if end <= WINDOW else self._read(descriptor, where + tail, key_octets)
         return key, following, at
@@ -162,10 +165,16 @@ class Twom(Lists):
             kind, following, begin, key_octets, value_octets, checksum, data = self._head(descriptor, state, at)
         if kind == _DUMMY:
             return None
-        octets = key_octets + 1 + value_octets + 1
+        tail = self._tail(descriptor, at, begin, key_octets + value_octets + 2, checksum, data)
+        if tail[:key_octets] != key:
+            raise self._damaged(at, "the key is another one")
+        return None if deleted else tail[key_octets + 1 : key_octets + 1 + value_octets]
+
+    def _tail(self, descriptor: int, at: int, begin: int, octets: int, checksum: int, data: bytes) -> bytes:
+        """Give key and value, with a NUL behind each, once their checksum is right."""
         end = begin + octets + (-octets & 7)
         tail = data[begin:end] if end <= WINDOW else self._read(descriptor, at + begin, end - begin)
         sums = self._sums
-        if (sums and sums(tail) & _LOW != checksum) or tail[:key_octets] != key or end - begin > len(tail):
+        if (sums and sums(tail) & _LOW != checksum) or end - begin > len(tail):
             raise self._damaged(at, "the checksum of a key and its value is wrong")
-        return None if deleted else tail[key_octets + 1 : octets - 1]
+        return tail

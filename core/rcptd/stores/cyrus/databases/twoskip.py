@@ -80,16 +80,19 @@ class Twoskip(Lists):
         )
         return state
 
-    def _load(self, descriptor: int, state: State, at: int) -> Node | None:
+    def _load(self, descriptor: int, state: State, at: int, *, whole: bool = False) -> Node | None:
         """Give the record that a pointer leads to; a mark of deletion leads on to another, or to the end."""
-        kind, following, tail, key_octets, _, _, data = self._head(descriptor, state, at)
+        kind, following, tail, key_octets, value_octets, checksum, data = self._head(descriptor, state, at)
         if kind == _DELETE:
             at = following[0]
             if not at:
                 return None
-            kind, following, tail, key_octets, _, _, data = self._head(descriptor, state, at)
+            kind, following, tail, key_octets, value_octets, checksum, data = self._head(descriptor, state, at)
         if kind != (_START if at == DUMMY else _RECORD):
             raise self._damaged(at, "is no record, and a pointer leads there")
+        if whole:
+            octets = self._tail(descriptor, at, tail, key_octets + value_octets, checksum, data)
+            return octets[:key_octets], following, at
         end = tail + key_octets
         key = data[tail:end] if end <= WINDOW else self._read(descriptor, at + tail, key_octets)
         return key, following, at
@@ -118,12 +121,18 @@ class Twoskip(Lists):
         """Give the value of a record that a search has found, once the checksum of its tail is right."""
         key, _, at = node
         _, _, begin, key_octets, value_octets, checksum, data = self._head(descriptor, state, at)
-        octets = key_octets + value_octets
+        tail = self._tail(descriptor, at, begin, key_octets + value_octets, checksum, data)
+        if tail[:key_octets] != key:
+            raise self._damaged(at, "the key is another one")
+        return tail[key_octets : key_octets + value_octets]
+
+    def _tail(self, descriptor: int, at: int, begin: int, octets: int, checksum: int, data: bytes) -> bytes:
+        """Give key and value, and the zeros behind them, once their checksum is right."""
         end = begin + octets + (-octets & 7)
         tail = data[begin:end] if end <= WINDOW else self._read(descriptor, at + begin, end - begin)
-        if crc32(tail) != checksum or tail[:key_octets] != key or end - begin > len(tail):
+        if crc32(tail) != checksum or end - begin > len(tail):
             raise self._damaged(at, "the checksum of a key and its value is wrong")
-        return tail[key_octets:octets]
+        return tail
 
 
 def _long(data: bytes, level: int) -> tuple[int, int, int, list[int], int, int]:
