@@ -21,9 +21,10 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left
 from typing import Any
 
-from rcptd.stores.cyrus.databases.errors import Damaged
+from rcptd.stores.cyrus.databases.errors import Damaged, Forgotten
 from rcptd.stores.cyrus.databases.files import Walk
 from rcptd.stores.cyrus.databases.gaps import MEMBERS_MOST, Gap, Gaps
+from rcptd.stores.cyrus.databases.locks import WHOLE
 
 HOPS = 5000  # steps of one search
 UNFINISHED = "a writer died in the midst of a change; what was there before is read, and the next one repairs the file"
@@ -64,6 +65,12 @@ class State:
         self.tiers: tuple[dict[int, Gap], ...] = _UNKNOWN  # those of the gaps
 
 
+    def take(self, gaps: Gaps) -> None:
+        """Let these gaps be what is remembered."""
+        self.gaps = gaps
+        self.tiers = gaps.tiers
+
+
 _UNKNOWN: tuple[dict[int, Gap], ...] = ({},)
 _NOTHING: Any = ()
 
@@ -72,6 +79,7 @@ class Lists(ABC):
     """The lists of one file; `first` is where they begin. Called with the file locked, by any thread."""
 
     first: int
+    remembers = True  # whether the stamp is the beginning of the file, and what was once written is never changed
     checked = True  # whether records have checksums, so that neighbours can prove that nothing is between them
 
     def __init__(self, path: str) -> None:
@@ -82,19 +90,37 @@ class Lists(ABC):
         """Give the value of the key, None if the file shows that there is none."""
         state = self._read_header(descriptor)
         wanted = self._order(key)
+        place = self._remembered(state, wanted)
+        if place < 0:
+            return self._fetch_searching(descriptor, state, wanted)
+        return self._value(descriptor, state, (wanted, (), place)) if place else None
+
+    def remembered(self, descriptor: int, key: bytes) -> bytes | None:
+        """Do what `fetch` does, without a lock; raises `Forgotten` where what is remembered does not tell."""
+        state = self._state
+        wanted = self._order(key)
+        # In this order: another thread may just be taking note of a change, for which it has seen another stamp.
+        place = self._remembered(state, wanted)
+        stamp = state.stamp
+        if place < 0 or not isinstance(stamp, bytes) or not WHOLE.free(descriptor):
+            raise Forgotten
+        if os.pread(descriptor, len(stamp), 0) != stamp:
+            raise Forgotten
+        return self._value(descriptor, state, (wanted, (), place)) if place else None
+
+    def _remembered(self, state: State, wanted: bytes) -> int:
+        """Find where the record with a key is, 0 if there is none, -1 if that is not remembered."""
         at = self.first
         keys = places = _NOTHING
         index = 0
         for tier in state.tiers:
             gap = tier.get(at)
             if gap is None or not wanted:
-                return self._fetch_searching(descriptor, state, wanted)
+                return -1
             keys, places = gap
             index = bisect_left(keys, wanted)
             at = places[index - 1]
-        if index == len(keys) or keys[index] != wanted:
-            return None
-        return self._value(descriptor, state, (wanted, (), places[index]))
+        return int(places[index]) if index < len(keys) and keys[index] == wanted else 0
 
     def _fetch_searching(self, descriptor: int, state: State, wanted: bytes) -> bytes | None:
         before, after = self._search(descriptor, state, wanted)
@@ -180,8 +206,8 @@ class Lists(ABC):
         bound = None
         for depth, tier in enumerate(state.tiers if gaps and wanted else ()):
             gap = tier.get(at)
-            if gap is None and gaps and gaps.wanted(depth, at):
-                gap = self._explore(descriptor, state, gaps, depth, at, bound)
+            if gap is None and gaps and gaps.wanted(depth, at, once=not self.checked):
+                gap = self._explore(descriptor, state, (depth, at), bound)
             if gap is None:
                 break
             keys, places = gap
@@ -191,12 +217,12 @@ class Lists(ABC):
             at = places[index - 1]
         return start if at == self.first else self._load(descriptor, state, at) or start
 
-    def _explore(
-        self, descriptor: int, state: State, gaps: Gaps, depth: int, at: int, bound: bytes | None
-    ) -> Gap | None:
-        """Read a gap, from the record where it begins to the first one that is not below the bound."""
+    def _explore(self, descriptor: int, state: State, gap: tuple[int, int], bound: bytes | None) -> Gap | None:
+        """Read a gap, by its depth and beginning, as far as to the first record that is not below the bound."""
+        gaps = state.gaps
+        assert gaps
+        depth, at = gap
         level = gaps.lists[depth]
-        begin = at
         keys: list[bytes] = []
         places: list[int] = []
         key = b""
@@ -209,15 +235,18 @@ class Lists(ABC):
                 keys.append(key)
                 places.append(at)
                 if len(keys) > MEMBERS_MOST:
-                    raise self._damaged(at, "is in too low a list")
+                    gaps.close(*gap)
+                    return None
                 if bound is not None and key >= bound:
                     break
                 at = following[level] if level < len(following) else 0
                 node = self._load(descriptor, state, at, whole=True) if at else None
         except Damaged:
-            gaps.close(depth, begin)
+            if not self.checked and not level:
+                raise  # that the keys around are in order is all that a "no" can be believed for
+            gaps.close(*gap)
             return None
-        return gaps.put(depth, begin, keys, places)
+        return gaps.put(depth, keys, places)
 
     def _search(self, descriptor: int, state: State, wanted: bytes) -> tuple[Node, Node | None]:
         """Find the neighbours in list 0 between which a key belongs; the latter may have it, and is None at the end."""
@@ -234,6 +263,8 @@ class Lists(ABC):
                 continue
             hops -= 1
             found = self._load(descriptor, state, at)
+            if found is not None and (found[0] <= node[0] or (after is not None and found[0] > after[0])):
+                raise self._damaged(at, "the keys are out of order")
             if found is None or found[0] >= wanted:
                 after, stop = found, at
                 level -= 1
@@ -259,9 +290,8 @@ class Lists(ABC):
             while len(following) > 1 and not following[-1]:
                 following = following[:-1]
             state.start = (key, following, at)
-            if state.lasting:
-                state.gaps = Gaps(len(following))
-                state.tiers = state.gaps.tiers
+            if state.lasting and state.gaps is None:
+                state.take(Gaps(self.first, len(following), state.current))
         return state.start
 
     def _read(self, descriptor: int, at: int, octets: int) -> bytes:

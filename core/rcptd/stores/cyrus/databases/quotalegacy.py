@@ -18,10 +18,12 @@ from pathlib import Path
 from rcptd.stores.cyrus.databases import Description
 from rcptd.stores.cyrus.databases.errors import Absent, Damaged, Trouble
 from rcptd.stores.cyrus.databases.files import FLAGS, see_that_it_is_a_file, unreadable
+from rcptd.stores.cyrus.databases.missing import Missing
 
 OCTETS_MOST = 1 << 16  # a quota file has some dozens
+MISSING_MOST = 1000  # roots of whole domains, or of all users, that are remembered not to be
 
-Letter = Callable[[bytes], str]
+Letter = Callable[[bytes], bytes]
 """Gives the letter of the folder for a domain, or for what stands behind the first dot of a name."""
 
 # A name that no directory can hold is the name of no quota root.
@@ -38,6 +40,7 @@ class Quotalegacy:
         self._directory = os.fsencode(directory)
         self._letter = letter
         self._domains = domains
+        self._missing: dict[bytes, Missing] = {}
 
     def path_of(self, root: bytes) -> bytes | None:
         """Give the path of a root's file, None for a name that can have none."""
@@ -47,23 +50,32 @@ class Quotalegacy:
             domain, _, name = root.partition(b"!")
             if not _is_name(domain):
                 return None
-            top = b"%b/domain/%b/%b" % (top, self._letter(domain).encode(), domain)
+            top = b"%b/domain/%b/%b" % (top, self._letter(domain), domain)
             if not name:
                 return top + b"/quota/root"
         if not _is_name(name):
             return None
         _, dot, rest = name.partition(b".")
-        return b"%b/quota/%b/%b" % (top, self._letter(rest if dot else name).encode(), name)
+        return b"%b/quota/%b/%b" % (top, self._letter(rest if dot else name), name)
+
+    def missing(self) -> bool:
+        """Say that it is not."""
+        return False
 
     def fetch(self, key: bytes) -> bytes | None:
         """Give the text of a quota root, None if there surely is none; raises `Trouble`."""
+        missing = self._missing.get(key)
+        if missing is not None and missing.lasts():
+            return None
         path = self.path_of(key)
         if path is None:
             return None
         try:
             descriptor = os.open(path, FLAGS)
         except OSError as error:
-            if error.errno in _NOBODY:  # as for nine of ten questions
+            if error.errno in _NOBODY:
+                if b"." not in key and len(self._missing) < MISSING_MOST and (missing := Missing.at(path)):
+                    self._missing[key] = missing
                 return None
             raise unreadable(os.fsdecode(path), error) from None
         shown = os.fsdecode(path)
