@@ -116,12 +116,14 @@ def compile_load(program: Path) -> None:
     subprocess.run(["cc", "-O2", "-o", program, source], check=True, timeout=PATIENCE)
 
 
-def spent(name: str) -> dict[int, float]:
-    """The CPU time of each process of a service, in seconds, user and system."""
+def spent(place: Path, name: str) -> dict[int, float]:
+    """The CPU time of each process of a service, in seconds, user and system; not those of another benchmark's."""
     times = {}
     for environ in Path("/proc").glob("[0-9]*/environ"):
         try:
             if f"CYRUS_SERVICE={name}\0".encode() not in environ.read_bytes():
+                continue
+            if os.fsencode(place) not in environ.with_name("cmdline").read_bytes():
                 continue
             fields = environ.with_name("stat").read_text().rpartition(")")[2].split()
         except OSError:
@@ -139,12 +141,12 @@ def turn(place: Path, server: str, connections: int, kind: str, keys: Sequence[s
         asking.stdin.write("".join(f"{one}\n" for one in keys) + "\n")
         asking.stdin.flush()
         said = asking.stdout.readline()  # it gives up by itself where a server is silent
-        before = spent(server)
+        before = spent(place, server)
         if said == "ready\n":
             asking.stdin.write("go\n")
             asking.stdin.flush()
             said = asking.stdout.readline()
-        after = spent(server)
+        after = spent(place, server)
     if not said:
         raise RuntimeError(f"{server} did not answer all, or not as it should")
     if set(before) - set(after):

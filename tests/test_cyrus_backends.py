@@ -29,8 +29,8 @@ from rcptd.stores.cyrus.databases import (
     sql,
     twom,
 )
-from rcptd.stores.cyrus.databases.files import Range
-from rcptd.stores.cyrus.quotas import hash_letter
+from rcptd.stores.cyrus.databases.locks import Range
+from rcptd.stores.cyrus.quotas import first_letter, hash_letter
 from tests.cyrus.rows import check, fetch, near_misses, random_key, random_rows, random_value
 from tests.cyrus.twomfile import NO_CHECKSUM, XXH64, TwomFile
 from tests.rig.cyrus_site import Site
@@ -336,7 +336,7 @@ def test_an_edit_in_place_within_one_tick_is_seen(tmp_path: Path) -> None:
 def quota_at(directory: Path, *, full: bool = False, domains: bool = True) -> Database:
     return open_database(
         "quotalegacy", directory / "quotas.db", what="quota_db",
-        letter=lambda name: hash_letter(name, full=full), domains=domains,
+        letter=hash_letter if full else first_letter, domains=domains,
     )  # fmt: skip
 
 

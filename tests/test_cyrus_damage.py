@@ -41,7 +41,8 @@ def made(site: Site, request: pytest.FixtureRequest) -> Specimen:
 @pytest.mark.parametrize("made", KINDS, indirect=True)
 def test_a_harm_to_any_octet_is_noticed_where_it_can_be(made: Specimen) -> None:
     tally = flips(made.kind, made.path, made.rows, made.misses, seed=8, count=1000, asked=12)
-    assert tally.right > 10 * tally.trouble > 0
+    # Where order is all there is to believe, a record out of order harms those around it, too.
+    assert tally.right > (10 if made.kind != "skiplist" else 8) * tally.trouble > 0
     if made.kind in CHECKED:
         assert tally.wrong == 0
     else:  # a flip in a key or a value of a format without checksums makes it another one
@@ -103,6 +104,7 @@ def _spoil(rng: random.Random, octets: bytearray, at: int, heads: list[int]) -> 
 @pytest.mark.parametrize("made", ["twoskip"], indirect=True)
 def test_a_search_without_end_ends(made: Specimen, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lists, "HOPS", 3)
+    monkeypatch.setattr(lists, "MEMBERS_MOST", 3)  # so that nothing is remembered, and all is searched
     database = open_database("twoskip", made.path, what="mailboxes")
     answers = [_told(database, key) for key in made.rows]
     assert set(answers) - set(made.rows.values())

@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 import xxhash
 
-from rcptd.stores.cyrus.databases import Absent, Damaged, Unreadable, detection, flat, lists, open_database, twom
-from tests.cyrus.rows import check, random_rows
+from rcptd.stores.cyrus.databases import Absent, Damaged, Unreadable, detection, flat, open_database, twom
 from tests.cyrus.specimens import specimen
 from tests.cyrus.twomfile import TwomFile
 from tests.rig.cyrus_site import Site
@@ -88,16 +87,6 @@ def test_a_twoskip_whose_lists_have_no_beginning(site: Site) -> None:
         path.write_bytes(octets)
         with pytest.raises(Damaged, match=why):
             open_database("twoskip", path, what="mailboxes").fetch(b"k")
-
-
-def test_what_is_remembered_is_bounded(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lists, "KEPT", 20)
-    rng = random.Random(2)
-    rows = random_rows(rng, 400)
-    path = site.place / "kept.twoskip"
-    site.write_database(path, "twoskip", {key: value for key, value in rows.items() if b"\r" not in key})
-    database = open_database("twoskip", path, what="mailboxes")
-    check(database, {key: value for key, value in rows.items() if b"\r" not in key}, rng)
 
 
 @pytest.mark.parametrize(
@@ -253,6 +242,6 @@ def test_a_file_that_goes_while_it_is_described(tmp_path: Path, monkeypatch: pyt
 
 def test_a_quota_root_whose_name_no_folder_can_hold(tmp_path: Path) -> None:
     (tmp_path / "quota" / "f").mkdir(parents=True)
-    database = open_database("quotalegacy", tmp_path / "quotas.db", what="q", letter=lambda _: "f", domains=True)
+    database = open_database("quotalegacy", tmp_path / "quotas.db", what="q", letter=lambda _: b"f", domains=True)
     assert database.fetch(b"user.f" + b"o" * 300) is None
     assert not database.exists(b"user.f" + b"o" * 300)

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from rcptd.stores.cyrus import quotas
 from rcptd.stores.cyrus.imapdconf import ImapdConf, read
 from rcptd.stores.cyrus.malformed import Malformed
-from rcptd.stores.cyrus.quotas import NO_QUOTA, QuotaFigures, hash_letter, open_quotas, over, read_quota, roots
+from rcptd.stores.cyrus.quotas import (
+    NO_QUOTA,
+    QuotaFigures,
+    first_letter,
+    hash_letter,
+    open_quotas,
+    over,
+    read_quota,
+    roots,
+)
 
 BAD = "Mailbox has an invalid format"
 LARGEST = (1 << 63) - 1
@@ -251,12 +260,12 @@ def read_once() -> ImapdConf:
     ],
 )
 def test_the_letter_of_a_folder(name: bytes, plain: str, full: str) -> None:
-    assert hash_letter(name, full=False) == plain
-    assert hash_letter(name, full=True) == full
+    assert first_letter(name) == plain.encode()
+    assert hash_letter(name) == full.encode()
 
 
 def test_only_what_stands_before_a_dot_or_nul_is_hashed() -> None:
-    assert {hash_letter(name, full=True) for name in (b"foo", b"foo.bar", b"foo\0bar")} == {"U"}
+    assert {hash_letter(name) for name in (b"foo", b"foo.bar", b"foo\0bar")} == {b"U"}
 
 
 def test_open_quotas_finds_the_file_of_a_root(tmp_path: Path) -> None:

@@ -60,6 +60,18 @@ class Site:
         master = (self.place / "cyrus" / "pid").read_text().strip()
         os.kill(int(master), signal.SIGHUP)
 
+    def processes(self, name: str) -> list[int]:
+        """The processes of a service, by what master put into their environment; not those of another run's master."""
+        found = []
+        for environ in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                ours = os.fsencode(self.place) in environ.with_name("cmdline").read_bytes()
+                if ours and f"CYRUS_SERVICE={name}\0".encode() in environ.read_bytes():
+                    found.append(int(environ.parent.name))
+            except OSError:
+                continue
+        return found
+
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
@@ -68,19 +80,6 @@ def site() -> Iterator[Site]:
         here = Site(place)
         with here.cyrus:
             yield here
-
-
-def processes(name: str) -> list[int]:
-    """The processes of a service, by what master put into their environment."""
-    found = []
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            living = environ.with_name("cmdline").read_bytes()
-            if living and f"CYRUS_SERVICE={name}\0".encode() in environ.read_bytes():
-                found.append(int(environ.parent.name))
-        except OSError:
-            continue
-    return found
 
 
 def test_it_says_what_the_real_one_says(site: Site) -> None:
@@ -115,7 +114,7 @@ def test_one_process_serves_many_clients_at_once_where_master_allows_but_one(sit
             assert askers[-1].ask(b"foo") == b"OK foo"
         for asker in askers:
             assert asker.ask(b"nobody") == NONE
-        assert len(processes("single")) == 1
+        assert len(site.processes("single")) == 1
     assert site.cyrus.complaints() == []
 
 
@@ -124,11 +123,11 @@ def test_ten_thousand_connections_to_several_workers(site: Site) -> None:
         with Asker(site.sock("many")) as asker:
             return asker.ask(b"foo" if number % 2 else b"nobody")
 
-    before = set(processes("many"))
+    before = set(site.processes("many"))
     with ThreadPoolExecutor(8) as threads:
         replies = list(threads.map(ask, range(10_000)))
     assert replies == [b"OK foo" if number % 2 else NONE for number in range(10_000)]
-    assert set(processes("many")) == before
+    assert set(site.processes("many")) == before
     assert site.cyrus.complaints() == []
 
 
@@ -137,7 +136,7 @@ def test_uses_come_to_an_end_and_master_starts_others(site: Site) -> None:
     for _ in range(30):
         with Asker(site.sock("few")) as asker:
             assert asker.ask(b"foo") == b"OK foo"
-            seen |= set(processes("few"))
+            seen |= set(site.processes("few"))
     assert len(seen) >= 8
     assert site.cyrus.complaints() == []
 
@@ -155,31 +154,31 @@ def test_a_client_of_a_process_that_takes_no_more_keeps_it_while_another_serves(
 def test_an_idle_process_ends_and_the_next_client_has_a_new_one(site: Site) -> None:
     with Asker(site.sock("short")) as asker:
         assert asker.ask(b"foo") == b"OK foo"
-    assert wait_until(lambda: not processes("short"), PATIENCE)
+    assert wait_until(lambda: not site.processes("short"), PATIENCE)
     with Asker(site.sock("short")) as asker:
         assert asker.ask(b"foo") == b"OK foo"
     assert site.cyrus.complaints() == []
 
 
 def test_a_hang_up_brings_new_processes_and_no_client_is_lost(site: Site) -> None:
-    before = {name: set(processes(name)) for name in ("ours", "many")}
+    before = {name: set(site.processes(name)) for name in ("ours", "many")}
     with Asker(site.sock("ours")) as idle:
         assert idle.ask(b"foo") == b"OK foo"
         site.hang_up()
-        assert wait_until(lambda: not before["ours"] & set(processes("ours")), PATIENCE)
+        assert wait_until(lambda: not before["ours"] & set(site.processes("ours")), PATIENCE)
         with pytest.raises((EOFError, ConnectionError)):
             idle.ask(b"foo")
     for name, old in before.items():
-        assert wait_until(lambda name=name, old=old: not old & set(processes(name)), PATIENCE)  # type: ignore[misc]
+        assert wait_until(lambda name=name, old=old: not old & set(site.processes(name)), PATIENCE)  # type: ignore[misc]
         with Asker(site.sock(name)) as asker:
             assert asker.ask(b"foo") == b"OK foo"
     assert site.cyrus.complaints() == []
 
 
 def test_a_killed_process_is_replaced(site: Site) -> None:
-    (child,) = processes("single")
+    (child,) = site.processes("single")
     os.kill(child, signal.SIGTERM)
-    assert wait_until(lambda: child not in processes("single"), PATIENCE)
+    assert wait_until(lambda: child not in site.processes("single"), PATIENCE)
     with Asker(site.sock("single")) as asker:
         assert asker.ask(b"foo") == b"OK foo"
     assert site.cyrus.complaints() == []
@@ -194,13 +193,13 @@ def test_swapping_back_on_the_same_listener(site: Site) -> None:
     real = f"smmapd -C {site.config}"
     conf.write_text(text.replace(f'ours cmd="{site.program} -C {site.config}"', f'ours cmd="{real}"'))
     try:
-        before = set(processes("ours"))
+        before = set(site.processes("ours"))
         site.hang_up()
-        assert wait_until(lambda: bool(now := set(processes("ours"))) and not now & before, PATIENCE)
+        assert wait_until(lambda: bool(now := set(site.processes("ours"))) and not now & before, PATIENCE)
         for _ in range(20):
             with Asker(site.sock("ours")) as one, Asker(site.sock("ours")) as two:
                 assert (one.ask(b"foo"), two.ask(b"nobody")) == (b"OK foo", NONE)
-        commands = {Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0] for pid in processes("ours")}
+        commands = {Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0] for pid in site.processes("ours")}
         assert not any(b"python" in command for command in commands)
     finally:
         conf.write_text(text)

@@ -1,6 +1,6 @@
 """Harm to databases, for as long as one likes.
 
-    PYTHONPATH=core:. .venv/bin/python -m tests.campaign.damage [SECONDS [SEED]]
+    make campaign-damage ARGS="[SECONDS [SEED]]"
 
 Each round writes one database of each format and harms it a thousand times, each time from the beginning: a flipped
 bit mostly. Where there are checksums (twoskip, twom) one wrong answer ends the campaign with status 1; for skiplist

@@ -12,8 +12,8 @@ A writer's lock raises `Held`: ask again in a moment. Any thread may ask; nothin
 """
 
 import logging
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from rcptd.stores.cyrus import names, quotas, usage, userdeny
 from rcptd.stores.cyrus.acl import rights
@@ -41,8 +41,7 @@ class Outcome(Enum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(NamedTuple):
     """A judgement, and what goes with it.
 
     `text` is the message of a denial, or why nothing is known (never for the client); `final` says that being over
@@ -136,6 +135,8 @@ class Judge:
 
     def _denial(self, userid: bytes, steps: Steps) -> bytes | None:
         """Give the message with which a user is denied, None for one who is not."""
+        if self._denied.missing():
+            return None
         try:
             value = self._denied.fetch(userid)
         except Absent:
@@ -173,14 +174,18 @@ class Judge:
         if value is None:
             return None
         try:
-            return read_mailbox(value)
+            return read_mailbox(value, rights=resolved.shared)
         except Malformed as malformed:
             raise _Unknown(f"the record of {_shown(resolved.key)}: {malformed.why}") from None
 
     def _full(self, resolved: Resolved, size: int, steps: Steps) -> Judgement:
         """Judge by the quota of the nearest root above the mailbox."""
+        fetch = self._quotas.fetch
         for root in quotas.roots(self.conf, resolved.internal):
-            value = self._quota(root)
+            try:
+                value = fetch(root)
+            except Trouble as trouble:
+                value = self._no_quota(root, trouble)
             if value is None:
                 continue
             try:
@@ -211,19 +216,17 @@ class Judge:
         except Malformed as malformed:
             raise _Unknown(malformed.why) from None
 
-    def _quota(self, root: bytes) -> bytes | None:
-        try:
-            return self._quotas.fetch(root)
-        except Absent:
+    def _no_quota(self, root: bytes, trouble: Trouble) -> bytes | None:
+        """Judge by a quota root that cannot be read: give what is taken for its value, or raise."""
+        if isinstance(trouble, Absent):
             return None
-        except Held:
-            raise
-        except Trouble as trouble:
-            if self.strict or self.conf.quota_db != "quotalegacy":
-                raise _Unknown(trouble.why) from None
-            # The original looks at the length that it has read before it looks at the error.
-            self._complain(f"quota root {_shown(root)}: {trouble.why}; taken for no quota")
-            return b""
+        if isinstance(trouble, Held):
+            raise trouble
+        if self.strict or self.conf.quota_db != "quotalegacy":
+            raise _Unknown(trouble.why) from None
+        # The original looks at the length that it has read before it looks at the error.
+        self._complain(f"quota root {_shown(root)}: {trouble.why}; taken for no quota")
+        return b""
 
     def _complain(self, what: str) -> None:
         """Log once what the original would let pass."""

@@ -12,7 +12,6 @@ Cyrus counts in C's signed 64 bits, and a limit of 2**53 KiB or more has wrapped
 
 import re
 from collections.abc import Iterator
-from functools import partial
 from typing import NamedTuple
 
 from rcptd.stores.cyrus.databases import Database, open_database
@@ -60,7 +59,7 @@ NO_QUOTA = QuotaFigures(0, None, 0, None)
 
 def open_quotas(conf: ImapdConf) -> Database:
     """Open the database of quota roots; troubles come with the questions."""
-    letter = partial(hash_letter, full=conf.fulldirhash)
+    letter = hash_letter if conf.fulldirhash else first_letter
     domains = conf.virtdomains != "off"
     return open_database(
         conf.quota_db, conf.quota_db_path, what="quota_db", letter=letter, domains=domains, sql=server(conf)
@@ -83,18 +82,21 @@ def roots(conf: ImapdConf, internal: bytes) -> Iterator[bytes]:
         yield domain
 
 
-def hash_letter(name: bytes, *, full: bool) -> str:
-    """Give the letter of the folder in which the quota of a name is kept; `full` is the option fulldirhash.
+def first_letter(name: bytes) -> bytes:
+    """Give the letter of the folder in which the quota of a name is kept.
 
     Only the part before the first dot counts; the caller drops what stands before the user.
     """
-    if not full:
-        letter = name[:1].lower()
-        return letter.decode("ascii") if b"a" <= letter <= b"z" else "q"
+    letter = name[:1]
+    return letter.lower() if letter.isalpha() else b"q"  # of ASCII, as bytes know no other
+
+
+def hash_letter(name: bytes) -> bytes:
+    """Give the same under the option fulldirhash."""
     number = 0
     for octet in name.partition(b".")[0].partition(b"\0")[0]:
         number = ((number << 3) ^ (number >> 5)) & 0xFFFFFFFF ^ octet
-    return chr(ord("A") + number % 23)
+    return b"%c" % (ord("A") + number % 23)
 
 
 def read_quota(value: bytes, *, strict: bool = False) -> QuotaFigures:

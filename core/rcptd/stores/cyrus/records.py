@@ -14,9 +14,8 @@ one does the same, without recursion, so that no depth of nesting is too much.
 """
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from rcptd.stores.cyrus.malformed import BAD_FORMAT, BAD_IDENTIFIER, IO_ERROR, ZERO_LENGTH, Malformed
 
@@ -56,8 +55,7 @@ _WORD_END = re.compile(rb"[ )]")
 _NUMERIC = frozenset({b"C", b"F", b"M", b"V"})
 
 
-@dataclass(frozen=True, slots=True)
-class MailboxRecord:
+class MailboxRecord(NamedTuple):
     """A record: the kind of mailbox, its flags, its server ("" for this one) and its access list."""
 
     kind: str
@@ -66,8 +64,11 @@ class MailboxRecord:
     acl: tuple[tuple[bytes, bytes], ...]
 
 
-def read_mailbox(value: bytes) -> MailboxRecord:
-    """Read a record; raises `Malformed`, also for what Cyrus itself crashes upon."""
+def read_mailbox(value: bytes, *, rights: bool = True) -> MailboxRecord:
+    """Read a record; raises `Malformed`, also for what Cyrus itself crashes upon.
+
+    Who does not look at the `rights` may go without the access list, where it is plain.
+    """
     if not value:
         raise Malformed(BAD_FORMAT, "the record is empty")
     if len(value) > RECORD_OCTETS:
@@ -75,7 +76,7 @@ def read_mailbox(value: bytes) -> MailboxRecord:
     if plain := _PLAIN.fullmatch(value):
         kind, flags = _type(plain[1])
         if "remote" not in flags:
-            words = plain[2].split(b" ") if plain[2] else []
+            words = plain[2].split(b" ") if rights and plain[2] else []
             return MailboxRecord(kind, flags, b"", tuple(zip(words[::2], words[1::2], strict=True)))
     if value.startswith(b"%"):
         reading = _Reading(value)

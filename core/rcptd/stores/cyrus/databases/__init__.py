@@ -57,6 +57,10 @@ class Database(Protocol):
         """The backend in use: what the file is, once it was opened, else what was configured."""
         ...
 
+    def missing(self) -> bool:
+        """Say whether it is remembered that there is no such database, and still so; cheaper than to ask it."""
+        ...
+
     def fetch(self, key: bytes) -> bytes | None:
         """Give the value of a key, None if there surely is none; raises `Trouble`."""
         ...
@@ -83,7 +87,7 @@ def open_database(
     path: Path,
     *,
     what: str,
-    letter: Callable[[bytes], str] | None = None,
+    letter: Callable[[bytes], bytes] | None = None,
     domains: bool = True,
     sql: SqlServer | None = None,
 ) -> Database:

@@ -27,3 +27,7 @@ class Held(Trouble):
 
 class OtherFormat(Damaged):
     """The file is of another format than it was when it was opened; never leaves this package."""
+
+
+class Forgotten(Exception):
+    """What is remembered does not tell; never leaves this package."""

@@ -2,17 +2,12 @@
 
 Cyrus' writers hold a POSIX lock on the whole file for as long as a transaction takes, and replace the
 file by rename when they repack it. So a question is: lock, see that the path still names the file that
-is open, read, unlock. The lock is asked for without waiting; one that is held is `Held` at once.
+is open, read, unlock (`locks`).
 
-The locks are open-file-description locks (F_OFD_SETLK). They and the writers' POSIX locks exclude each
-other, and they lack two traps of those: a POSIX lock of ours would be gone as soon as any part of this
-process closed any descriptor of the file, and two threads would share it, so that the first to unlock
-would unlock for both.
-
-Making way. Readers that overlap could keep writers out for ever, since a shared lock is granted as long as there is
-another one. A single thread leaves a gap after each question, which is enough; many threads leave none. So when there
-was none for OVERLAP, new questions are `Held` until all readers have left, and for a GAP longer, in which a writer that
-waits takes the lock.
+Without a lock. What a format remembers of a file is right for as long as a stamp in the file is the same, and what was
+written once is never changed. So where that is enough for a question, it is: see that the path still names the file,
+that no writer has the lock, and that the stamp is the same; then read the one record that it is about. No writer waits
+for that.
 
 Threads. A lock belongs to an open file description, so each reader has a descriptor of its own. They wait
 in a stack, the warmest on top, and each is used by one thread at a time. What was learnt of a file (its
@@ -23,62 +18,27 @@ bad sector, ends the process with SIGBUS (docs/decisions has the numbers). Nothi
 """
 
 import errno
-import fcntl
 import os
 import stat
-import struct
 import threading
-import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from rcptd.stores.cyrus.databases.errors import Absent, Damaged, Held, OtherFormat, Trouble, Unreadable
+from rcptd.stores.cyrus.databases.errors import Absent, Damaged, Forgotten, Held, OtherFormat, Trouble, Unreadable
+from rcptd.stores.cyrus.databases.locks import Way
+from rcptd.stores.cyrus.databases.missing import Missing
 
 T = TypeVar("T")
 A = TypeVar("A")
 
 IDLE = 64  # descriptors kept for one file
-SETTLED = 0.1  # seconds after a change in which another one may leave the same time and size
-OVERLAP = 0.05  # seconds for which readers may follow each other without a gap
-GAP = 0.0005  # seconds that a writer who waits needs to wake up
 TRIES = 5  # renames of the file during one question, before it is said to be held
 
 # O_NONBLOCK: a fifo at the path must not stop us. A symbolic link is followed, as Cyrus does: a database on
 # another disk is a common thing.
-_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 _CANNOT = {errno.EACCES, errno.EPERM}
-
-
-def _flock(kind: int, start: int, length: int) -> bytes:
-    # struct flock of Linux, with the padding that its alignment wants; the process id must be 0.
-    return struct.pack("hhqqi0q", kind, os.SEEK_SET, start, length, 0)
-
-
-class Range:
-    """A range of octets to be locked, shared and without waiting; a length of 0 reaches to the end."""
-
-    __slots__ = ("_lock", "_unlock")
-
-    def __init__(self, start: int, length: int) -> None:
-        self._lock = _flock(fcntl.F_RDLCK, start, length)
-        self._unlock = _flock(fcntl.F_UNLCK, start, length)
-
-    def lock(self, descriptor: int) -> None:
-        """Lock the range; raises `Held` when a writer has it, `OSError` where locks do not work."""
-        try:
-            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, self._lock)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                raise Held("a writer holds the lock") from None
-            raise
-
-    def unlock(self, descriptor: int) -> None:
-        """Let go of the range."""
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, self._unlock)
-
-
-WHOLE = Range(0, 0)
 
 
 class Walk:
@@ -102,6 +62,7 @@ class Format(Protocol):
 
     kind: str
     locking: bool  # whether writers wait for readers
+    remembers: bool  # whether `remembered` may ever tell
 
     def lock(self, descriptor: int) -> None:
         """Take the shared lock that writers of this format respect, without waiting; raises `Held`."""
@@ -113,6 +74,10 @@ class Format(Protocol):
 
     def fetch(self, descriptor: int, key: bytes) -> bytes | None:
         """Give the value of the key, None if the file proves that there is none."""
+        ...
+
+    def remembered(self, descriptor: int, key: bytes) -> bytes | None:
+        """Do what `fetch` does, without a lock, where what is remembered is proof; raises `Forgotten` where not."""
         ...
 
     def begins(self, descriptor: int, prefix: bytes) -> bool:
@@ -149,18 +114,19 @@ Choose = Callable[[int, str], Format]
 def open_readable(path: str) -> int:
     """Open a regular file for reading; raises `Absent` or `Unreadable`."""
     try:
-        descriptor = os.open(path, _FLAGS)
+        descriptor = os.open(path, FLAGS)
     except OSError as error:
         raise unreadable(path, error) from None
     try:
-        _see_that_it_is_a_file(path, os.fstat(descriptor))
+        see_that_it_is_a_file(path, os.fstat(descriptor))
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
 
 
-def _see_that_it_is_a_file(path: str, status: os.stat_result) -> None:
+def see_that_it_is_a_file(path: str, status: os.stat_result) -> None:
+    """Raise `Unreadable` for what is no regular file, `Absent` for an empty one."""
     if not stat.S_ISREG(status.st_mode):
         raise Unreadable(f"{path}: is no regular file")
     if not status.st_size:
@@ -180,37 +146,12 @@ def unreadable(path: str, error: OSError) -> Absent | Unreadable | Damaged:
     return Unreadable(text)
 
 
+def _fetch(form: Format, descriptor: int, key: bytes) -> bytes | None:
+    return form.fetch(descriptor, key)
+
+
 class _Moved(Exception):
     """The path names another file by now."""
-
-
-class _Way:
-    """Lets readers in, and keeps new ones out for a moment when there was no gap between them for long."""
-
-    __slots__ = ("_closed", "_free", "_left", "_readers")
-
-    def __init__(self) -> None:
-        self._readers: set[int] = set()  # by their descriptors; adding and taking out are atomic
-        self._free = self._left = 0.0
-        self._closed = False
-
-    def enter(self, descriptor: int) -> None:
-        now = time.monotonic()
-        if self._closed:
-            if self._readers or now - self._left < GAP:
-                raise Held("makes way for writers")
-            self._closed = False
-        if not self._readers:
-            self._free = now
-        elif now - self._free > OVERLAP:
-            self._closed = True
-            raise Held("makes way for writers")
-        self._readers.add(descriptor)
-
-    def leave(self, descriptor: int) -> None:
-        self._readers.discard(descriptor)
-        if self._closed:
-            self._left = time.monotonic()
 
 
 class Following:
@@ -220,7 +161,8 @@ class Following:
         self._path = path
         self._choose = choose
         self._file: _File | None = None
-        self._way = _Way()
+        self._way = Way()
+        self._missing: Missing | None = None
         self._changing = threading.Lock()  # held for a handful of instructions and two small reads
         self._closed = False
 
@@ -229,6 +171,33 @@ class Following:
         """How the file is read, None as long as it could not be opened."""
         file = self._file
         return file.format if file else None
+
+    def missing(self) -> bool:
+        """Say whether it is remembered that nothing is at the path, and still so."""
+        missing = self._missing
+        return self._file is None and missing is not None and missing.lasts()
+
+    def fetch(self, key: bytes) -> bytes | None:
+        """Give the value of a key, without a lock where that can be; raises `Trouble`. Any thread; never waits."""
+        file = self._file
+        if file is not None and file.format.remembers:
+            try:
+                return self._glance(file, key)
+            except (IndexError, Forgotten, Trouble, OSError):
+                pass  # the lock, or another look, will tell
+        return self.ask(_fetch, key)
+
+    def _glance(self, file: _File, key: bytes) -> bytes | None:
+        descriptor = file.idle.pop()
+        try:
+            status = os.stat(self._path)  # noqa: PTH116 - a microsecond, not three
+            if (status.st_dev, status.st_ino) != file.identity:
+                raise Forgotten
+            return file.format.remembered(descriptor, key)
+        finally:
+            file.idle.append(descriptor)
+            if file is not self._file:
+                file.close_idle()  # for the reason that `_put_back` has
 
     def ask(self, question: Callable[[Format, int, A], T], about: A) -> T:
         """Put a question to the file, locked; raises `Trouble`. Any thread; never waits for a lock."""
@@ -290,8 +259,9 @@ class Following:
             raise Unreadable(f"{self._path}: closed")
         try:
             descriptor = open_readable(self._path)
-        except Trouble:
+        except Trouble as trouble:
             self._forget(self._file)
+            self._missing = Missing.at(self._path) if isinstance(trouble, Absent) else None
             raise
         try:
             status = os.fstat(descriptor)

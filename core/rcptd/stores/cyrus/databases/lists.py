@@ -5,9 +5,7 @@ search goes along the highest list as far as it may, then along the next lower o
 list 0.
 
 What is remembered. A format says by a stamp whether anything in the file may have changed since it was read. As long
-as the stamp is the same, keys and pointers of the records that are in many lists, over which every search leads, are
-taken from memory; how many lists is raised when the records become many. The records at which a search ends are read
-anew.
+as the stamp is the same, searches begin and mostly end in memory (`gaps`).
 
 What is believed. Where a format has checksums, a value is given only with the right ones, and that nothing is there is
 believed only when two records stand beside each other in list 0, both right, and the key belongs between them: a
@@ -20,12 +18,15 @@ writer died in a very large transaction can need more, and is damaged for us unt
 
 import os
 from abc import ABC, abstractmethod
+from bisect import bisect_left
+from typing import Any
 
-from rcptd.stores.cyrus.databases.errors import Damaged
+from rcptd.stores.cyrus.databases.errors import Damaged, Forgotten
 from rcptd.stores.cyrus.databases.files import Walk
+from rcptd.stores.cyrus.databases.gaps import MEMBERS_MOST, Gap, Gaps
+from rcptd.stores.cyrus.databases.locks import WHOLE
 
 HOPS = 5000  # steps of one search
-KEPT = 131_072  # records remembered, each some 450 octets
 UNFINISHED = "a writer died in the midst of a change; what was there before is read, and the next one repairs the file"
 
 WINDOW = 512  # octets read at once: all of nearly every record, and the head of any
@@ -39,37 +40,89 @@ Node = tuple[bytes, tuple[int, ...], int]
 class State:
     """What was read under one stamp: behind `current` is nothing, `records` is None where no header counts them.
 
-    `notes` are what an operator should know of the file as a whole.
+    `notes` are what an operator should know of the file as a whole; a state that is not `lasting` is that of one
+    question.
     """
 
-    __slots__ = ("current", "nodes", "notes", "records", "stamp", "start")
+    __slots__ = ("current", "gaps", "lasting", "notes", "records", "stamp", "start", "tiers")
 
     def __init__(
-        self, stamp: object, current: int = 0, records: int | None = None, notes: tuple[str, ...] = ()
+        self,
+        stamp: object,
+        current: int = 0,
+        records: int | None = None,
+        notes: tuple[str, ...] = (),
+        *,
+        lasting: bool = True,
     ) -> None:
         self.stamp = stamp
         self.current = current
         self.records = records
         self.notes = notes
-        self.nodes: dict[int, Node] = {}
+        self.lasting = lasting
         self.start: Node | None = None
+        self.gaps: Gaps | None = None
+        self.tiers: tuple[dict[int, Gap], ...] = _UNKNOWN  # those of the gaps
+
+
+    def take(self, gaps: Gaps) -> None:
+        """Let these gaps be what is remembered."""
+        self.gaps = gaps
+        self.tiers = gaps.tiers
+
+
+_UNKNOWN: tuple[dict[int, Gap], ...] = ({},)
+_NOTHING: Any = ()
 
 
 class Lists(ABC):
     """The lists of one file; `first` is where they begin. Called with the file locked, by any thread."""
 
     first: int
+    remembers = True  # whether the stamp is the beginning of the file, and what was once written is never changed
     checked = True  # whether records have checksums, so that neighbours can prove that nothing is between them
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._state = State(None)
-        self._floor = 0  # records of so many lists or fewer are not kept
 
     def fetch(self, descriptor: int, key: bytes) -> bytes | None:
         """Give the value of the key, None if the file shows that there is none."""
         state = self._read_header(descriptor)
         wanted = self._order(key)
+        place = self._remembered(state, wanted)
+        if place < 0:
+            return self._fetch_searching(descriptor, state, wanted)
+        return self._value(descriptor, state, (wanted, (), place)) if place else None
+
+    def remembered(self, descriptor: int, key: bytes) -> bytes | None:
+        """Do what `fetch` does, without a lock; raises `Forgotten` where what is remembered does not tell."""
+        state = self._state
+        wanted = self._order(key)
+        # In this order: another thread may just be taking note of a change, for which it has seen another stamp.
+        place = self._remembered(state, wanted)
+        stamp = state.stamp
+        if place < 0 or not isinstance(stamp, bytes) or not WHOLE.free(descriptor):
+            raise Forgotten
+        if os.pread(descriptor, len(stamp), 0) != stamp:
+            raise Forgotten
+        return self._value(descriptor, state, (wanted, (), place)) if place else None
+
+    def _remembered(self, state: State, wanted: bytes) -> int:
+        """Find where the record with a key is, 0 if there is none, -1 if that is not remembered."""
+        at = self.first
+        keys = places = _NOTHING
+        index = 0
+        for tier in state.tiers:
+            gap = tier.get(at)
+            if gap is None or not wanted:
+                return -1
+            keys, places = gap
+            index = bisect_left(keys, wanted)
+            at = places[index - 1]
+        return int(places[index]) if index < len(keys) and keys[index] == wanted else 0
+
+    def _fetch_searching(self, descriptor: int, state: State, wanted: bytes) -> bytes | None:
         before, after = self._search(descriptor, state, wanted)
         if after is not None and after[0] == wanted:
             return self._value(descriptor, state, after)
@@ -124,8 +177,11 @@ class Lists(ABC):
         """Give the state that the file is in, the same one as long as the stamp is the same; raises `Damaged`."""
 
     @abstractmethod
-    def _load(self, descriptor: int, state: State, at: int) -> Node | None:
-        """Give the record that a pointer leads to, None where it leads to the end; raises `Damaged`."""
+    def _load(self, descriptor: int, state: State, at: int, *, whole: bool = False) -> Node | None:
+        """Give the record that a pointer leads to, None where it leads to the end; raises `Damaged`.
+
+        Where it is to be `whole`, key and value must be right, too.
+        """
 
     @abstractmethod
     def _value(self, descriptor: int, state: State, node: Node) -> bytes | None:
@@ -142,10 +198,59 @@ class Lists(ABC):
             if after is not None:
                 self._value(descriptor, state, after)
 
+    def _near(self, descriptor: int, state: State, wanted: bytes) -> Node:
+        """Find a record before a key, the nearest that is remembered; gaps that are not are read on the way."""
+        start = self._start(descriptor, state)
+        gaps = state.gaps
+        at = self.first
+        bound = None
+        for depth, tier in enumerate(state.tiers if gaps and wanted else ()):
+            gap = tier.get(at)
+            if gap is None and gaps and gaps.wanted(depth, at, once=not self.checked):
+                gap = self._explore(descriptor, state, (depth, at), bound)
+            if gap is None:
+                break
+            keys, places = gap
+            index = bisect_left(keys, wanted)
+            if index < len(keys):
+                bound = keys[index]
+            at = places[index - 1]
+        return start if at == self.first else self._load(descriptor, state, at) or start
+
+    def _explore(self, descriptor: int, state: State, gap: tuple[int, int], bound: bytes | None) -> Gap | None:
+        """Read a gap, by its depth and beginning, as far as to the first record that is not below the bound."""
+        gaps = state.gaps
+        assert gaps
+        depth, at = gap
+        level = gaps.lists[depth]
+        keys: list[bytes] = []
+        places: list[int] = []
+        key = b""
+        try:
+            node = self._load(descriptor, state, at, whole=True)
+            while node:
+                if keys and node[0] <= key:
+                    raise self._damaged(at, "the keys are out of order")
+                key, following, at = node
+                keys.append(key)
+                places.append(at)
+                if len(keys) > MEMBERS_MOST:
+                    gaps.close(*gap)
+                    return None
+                if bound is not None and key >= bound:
+                    break
+                at = following[level] if level < len(following) else 0
+                node = self._load(descriptor, state, at, whole=True) if at else None
+        except Damaged:
+            if not self.checked and not level:
+                raise  # that the keys around are in order is all that a "no" can be believed for
+            gaps.close(*gap)
+            return None
+        return gaps.put(depth, keys, places)
+
     def _search(self, descriptor: int, state: State, wanted: bytes) -> tuple[Node, Node | None]:
         """Find the neighbours in list 0 between which a key belongs; the latter may have it, and is None at the end."""
-        get = state.nodes.get
-        node = state.start or self._start(descriptor, state)
+        node = self._near(descriptor, state, wanted)
         following = node[1]
         after: Node | None = None
         stop = 0  # the pointer that led to `after`
@@ -157,7 +262,9 @@ class Lists(ABC):
                 level -= 1
                 continue
             hops -= 1
-            found = get(at) or self._found(descriptor, state, at)
+            found = self._load(descriptor, state, at)
+            if found is not None and (found[0] <= node[0] or (after is not None and found[0] > after[0])):
+                raise self._damaged(at, "the keys are out of order")
             if found is None or found[0] >= wanted:
                 after, stop = found, at
                 level -= 1
@@ -171,7 +278,7 @@ class Lists(ABC):
     def _next(self, descriptor: int, state: State, node: Node) -> Node | None:
         """Give the next record in list 0."""
         at = node[1][0]
-        return self._found(descriptor, state, at) if at else None
+        return self._load(descriptor, state, at) if at else None
 
     def _start(self, descriptor: int, state: State) -> Node:
         if state.start is None:
@@ -183,19 +290,9 @@ class Lists(ABC):
             while len(following) > 1 and not following[-1]:
                 following = following[:-1]
             state.start = (key, following, at)
+            if state.lasting and state.gaps is None:
+                state.take(Gaps(self.first, len(following), state.current))
         return state.start
-
-    def _found(self, descriptor: int, state: State, at: int) -> Node | None:
-        node = self._load(descriptor, state, at)
-        if node is not None and len(node[1]) > self._floor:
-            nodes = state.nodes
-            if len(nodes) < KEPT:
-                nodes[at] = node
-            else:
-                # Each level up halves them. Two threads may do it at once: the floor is one too high then, and well.
-                self._floor = floor = self._floor + 1
-                state.nodes = {at: node for at, node in list(nodes.items()) if len(node[1]) > floor}
-        return node
 
     def _read(self, descriptor: int, at: int, octets: int) -> bytes:
         data = os.pread(descriptor, octets, at)

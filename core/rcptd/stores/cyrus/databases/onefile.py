@@ -13,10 +13,6 @@ STEP = 200  # records of a walk under one lock: less than a millisecond
 PATIENCE = 5.0  # seconds that a walk waits for writers, all in all
 
 
-def _fetch(form: Format, descriptor: int, key: bytes) -> bytes | None:
-    return form.fetch(descriptor, key)
-
-
 def _begins(form: Format, descriptor: int, prefix: bytes) -> bool:
     return form.begins(descriptor, prefix)
 
@@ -39,9 +35,13 @@ class OneFile:
         form = self._file.format
         return form.kind if form else self._configured
 
+    def missing(self) -> bool:
+        """Say whether it is remembered that there is no file, and still so."""
+        return self._file.missing()
+
     def fetch(self, key: bytes) -> bytes | None:
         """Give the value of a key, None if there surely is none; raises `Trouble`."""
-        return self._file.ask(_fetch, key)
+        return self._file.fetch(key)
 
     def begins(self, prefix: bytes) -> bool:
         """Say whether any key begins with the prefix; raises `Trouble`."""
@@ -49,7 +49,7 @@ class OneFile:
 
     def exists(self, key: bytes) -> bool:
         """Say whether the key is there; raises `Trouble`."""
-        return self._file.ask(_fetch, key) is not None
+        return self._file.fetch(key) is not None
 
     def describe(self) -> Description:
         """Go through all records, a few under each lock, so that writers go on; may take seconds."""

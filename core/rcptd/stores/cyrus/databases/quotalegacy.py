@@ -16,12 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rcptd.stores.cyrus.databases import Description
-from rcptd.stores.cyrus.databases.errors import Absent, Damaged, Trouble, Unreadable
-from rcptd.stores.cyrus.databases.files import open_readable, unreadable
+from rcptd.stores.cyrus.databases.errors import Absent, Damaged, Trouble
+from rcptd.stores.cyrus.databases.files import FLAGS, see_that_it_is_a_file, unreadable
+from rcptd.stores.cyrus.databases.missing import Missing
 
 OCTETS_MOST = 1 << 16  # a quota file has some dozens
+MISSING_MOST = 1000  # roots of whole domains, or of all users, that are remembered not to be
 
-Letter = Callable[[bytes], str]
+Letter = Callable[[bytes], bytes]
 """Gives the letter of the folder for a domain, or for what stands behind the first dot of a name."""
 
 # A name that no directory can hold is the name of no quota root.
@@ -38,41 +40,50 @@ class Quotalegacy:
         self._directory = os.fsencode(directory)
         self._letter = letter
         self._domains = domains
+        self._missing: dict[bytes, Missing] = {}
 
     def path_of(self, root: bytes) -> bytes | None:
         """Give the path of a root's file, None for a name that can have none."""
-        parts = [self._directory]
+        top = self._directory
         name = root
         if self._domains and b"!" in root:
             domain, _, name = root.partition(b"!")
             if not _is_name(domain):
                 return None
-            parts += [b"domain", self._letter(domain).encode(), domain]
+            top = b"%b/domain/%b/%b" % (top, self._letter(domain), domain)
             if not name:
-                return b"/".join([*parts, b"quota", b"root"])
+                return top + b"/quota/root"
         if not _is_name(name):
             return None
         _, dot, rest = name.partition(b".")
-        return b"/".join([*parts, b"quota", self._letter(rest if dot else name).encode(), name])
+        return b"%b/quota/%b/%b" % (top, self._letter(rest if dot else name), name)
+
+    def missing(self) -> bool:
+        """Say that it is not."""
+        return False
 
     def fetch(self, key: bytes) -> bytes | None:
         """Give the text of a quota root, None if there surely is none; raises `Trouble`."""
+        missing = self._missing.get(key)
+        if missing is not None and missing.lasts():
+            return None
         path = self.path_of(key)
         if path is None:
             return None
+        try:
+            descriptor = os.open(path, FLAGS)
+        except OSError as error:
+            if error.errno in _NOBODY:
+                if b"." not in key and len(self._missing) < MISSING_MOST and (missing := Missing.at(path)):
+                    self._missing[key] = missing
+                return None
+            raise unreadable(os.fsdecode(path), error) from None
         shown = os.fsdecode(path)
         try:
-            descriptor = open_readable(shown)
-        except Absent as absent:
-            if self.exists(key):
-                raise Damaged(absent.why) from None
-            return None
-        except Unreadable:
-            if not self.exists(key):
-                return None  # the name is too long to be one
-            raise
-        try:
+            see_that_it_is_a_file(shown, os.fstat(descriptor))
             data = os.pread(descriptor, OCTETS_MOST + 1, 0)
+        except Absent as absent:
+            raise Damaged(absent.why) from None
         except OSError as error:
             raise unreadable(shown, error) from None
         finally:
@@ -133,7 +144,7 @@ class Quotalegacy:
 
 
 def _is_name(name: bytes) -> bool:
-    return bool(name) and name not in (b".", b"..") and not set(b"/\0") & set(name)
+    return bool(name) and name not in (b".", b"..") and b"/" not in name and b"\0" not in name
 
 
 def _entries(folder: bytes, faults: list[str]) -> list[tuple[bytes, bytes]]:

@@ -20,9 +20,10 @@ import os
 import struct
 import time
 
+from rcptd.stores.cyrus.databases import missing
 from rcptd.stores.cyrus.databases.errors import Absent, OtherFormat
-from rcptd.stores.cyrus.databases.files import SETTLED, WHOLE
 from rcptd.stores.cyrus.databases.lists import KEY_MOST, VALUE_MOST, WINDOW, Lists, Node, State
+from rcptd.stores.cyrus.databases.locks import WHOLE
 
 MAGIC = b"\xa1\x02\x8b\x0dskiplist file\0\0\0"
 HEADER = struct.Struct(">20s7I")  # magic, version, minor, most levels, levels, records, log start, last recovery
@@ -51,6 +52,7 @@ class Skiplist(Lists):
     kind = "skiplist"
     locking = True
     first = HEADER.size
+    remembers = False
     checked = False
 
     def __init__(self, path: str) -> None:
@@ -67,9 +69,10 @@ class Skiplist(Lists):
         if stamp == self._state.stamp:
             return self._state
         self._check_header(descriptor, status.st_size)
-        state = State(stamp, status.st_size)
         # By ctime, which no tool sets. Two changes within one tick of the clock could leave the same size and time.
-        if abs(time.time() - status.st_ctime) > SETTLED:
+        lasting = abs(time.time() - status.st_ctime) > missing.SETTLED
+        state = State(stamp, status.st_size, lasting=lasting)
+        if lasting:
             self._state = state
         return state
 
@@ -94,7 +97,7 @@ class Skiplist(Lists):
         if log < size and os.pread(descriptor, 4, size - 4) != _COMMIT:
             raise self._damaged(size, "a writer died in the midst of a change; the next one repairs the file")
 
-    def _load(self, descriptor: int, state: State, at: int) -> Node:
+    def _load(self, descriptor: int, state: State, at: int, *, whole: bool = False) -> Node:  # noqa: ARG002
         """Give the record that a pointer leads to."""
         data, begin, octets, value_octets = self._record(descriptor, state, at)
         kind = _LENGTH.unpack_from(data)[0]
@@ -103,6 +106,8 @@ class Skiplist(Lists):
         key = data[begin : begin + octets]
         if len(key) < octets:
             key = self._read(descriptor, at + begin, octets)
+        if (octets & 3 and data[begin + octets : begin + octets + (-octets & 3)].strip(b"\0")) or key.endswith(b"\0"):
+            raise self._damaged(at, "the length of a key is another one")
         where = begin + octets + (-octets & 3) + 4 + value_octets + (-value_octets & 3)
         if where + _POINTERS.size > len(data):
             data = os.pread(descriptor, _POINTERS.size, at + where)
@@ -143,6 +148,12 @@ class Skiplist(Lists):
         at = node[2]
         data, begin, octets, value_octets = self._record(descriptor, state, at)
         where = begin + octets + (-octets & 3) + 4
-        if where + value_octets <= len(data):
-            return data[where : where + value_octets]
-        return self._read(descriptor, at + where, value_octets)
+        end = where + value_octets
+        padded = end + (-end & 3)
+        if padded > len(data):
+            data = self._read(descriptor, at + where, padded - where)
+            where, end = 0, value_octets
+        value = data[where:end]
+        if data[end:].startswith(b"\0" * (-value_octets & 3)) and not value.endswith(b"\0"):
+            return value
+        raise self._damaged(at, "the length of a value is another one")

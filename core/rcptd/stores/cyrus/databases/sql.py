@@ -54,6 +54,10 @@ class Sql:
         self._line = _Line(self._answer) if not self._local else None
         self._making = threading.Lock()
 
+    def missing(self) -> bool:
+        """Say that it is not."""
+        return False
+
     def fetch(self, key: bytes) -> bytes | None:
         """Give the value of a key, None if there surely is none; raises `Trouble`."""
         value = self._ask("fetch", key)

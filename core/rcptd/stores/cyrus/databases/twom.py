@@ -20,8 +20,8 @@ import struct
 from collections.abc import Callable
 
 from rcptd.stores.cyrus.databases.errors import OtherFormat
-from rcptd.stores.cyrus.databases.files import Range
 from rcptd.stores.cyrus.databases.lists import KEY_MOST, UNFINISHED, VALUE_MOST, WINDOW, Lists, Node, State, in_force
+from rcptd.stores.cyrus.databases.locks import Range
 
 _xxh3: Callable[[bytes], int] | None
 try:
@@ -114,17 +114,20 @@ class Twom(Lists):
         state = self._state = State(header, current, None if flags & DIRTY else records, tuple(notes))
         return state
 
-    def _load(self, descriptor: int, state: State, at: int) -> Node | None:
+    def _load(self, descriptor: int, state: State, at: int, *, whole: bool = False) -> Node | None:
         """Give the record that a pointer leads to; of a deleted one, where its mark of deletion is."""
         where = at
-        kind, following, tail, key_octets, _, _, data = self._head(descriptor, state, at)
-        if kind == _DELETE:
-            where = following[0]
-            kind, following, tail, key_octets, _, _, data = self._head(descriptor, state, where)
+        head = self._head(descriptor, state, at)
+        if head[0] == _DELETE:
+            where = head[1][0]
+            head = self._head(descriptor, state, where)
+        kind, following, begin, key_octets, _, _, data = head
         if (kind != _DUMMY) if where == self.first else (kind not in _RECORDS):
             raise self._damaged(where, "is no record, and a pointer leads there")
-        end = tail + key_octets
-        key = data[tail:end] if end <= WINDOW else self._read(descriptor, where + tail, key_octets)
+        if whole and kind != _DUMMY:
+            return self._tail(descriptor, where, head)[:key_octets], following, at
+        end = begin + key_octets
+        key = data[begin:end] if end <= WINDOW else self._read(descriptor, where + begin, key_octets)
         return key, following, at
 
     def _head(self, descriptor: int, state: State, at: int) -> _Head:
@@ -155,17 +158,25 @@ class Twom(Lists):
     def _value(self, descriptor: int, state: State, node: Node) -> bytes | None:
         """Give the value of a record that a search has found, once the checksum of its tail is right."""
         key, _, at = node
-        kind, following, begin, key_octets, value_octets, checksum, data = self._head(descriptor, state, at)
-        deleted = kind == _DELETE
+        head = self._head(descriptor, state, at)
+        deleted = head[0] == _DELETE
         if deleted:
-            at = following[0]
-            kind, following, begin, key_octets, value_octets, checksum, data = self._head(descriptor, state, at)
+            at = head[1][0]
+            head = self._head(descriptor, state, at)
+        kind, _, _, key_octets, value_octets, _, _ = head
         if kind == _DUMMY:
             return None
-        octets = key_octets + 1 + value_octets + 1
-        end = begin + octets + (-octets & 7)
+        tail = self._tail(descriptor, at, head)
+        if tail[:key_octets] != key:
+            raise self._damaged(at, "the key is another one")
+        return None if deleted else tail[key_octets + 1 : key_octets + 1 + value_octets]
+
+    def _tail(self, descriptor: int, at: int, head: _Head) -> bytes:
+        """Give key and value, with a NUL behind each, once their checksum is right."""
+        _, _, begin, key_octets, value_octets, checksum, data = head
+        end = (begin + key_octets + value_octets + 2 + 7) & ~7  # a head is a multiple of 8 itself
         tail = data[begin:end] if end <= WINDOW else self._read(descriptor, at + begin, end - begin)
         sums = self._sums
-        if (sums and sums(tail) & _LOW != checksum) or tail[:key_octets] != key or end - begin > len(tail):
+        if (sums and sums(tail) & _LOW != checksum) or end - begin > len(tail):
             raise self._damaged(at, "the checksum of a key and its value is wrong")
-        return None if deleted else tail[key_octets + 1 : octets - 1]
+        return tail

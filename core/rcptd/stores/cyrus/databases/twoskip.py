@@ -12,16 +12,18 @@ committed; in the lists above, a pointer that leads nowhere costs a step down. I
 of these, so that one rule reads both. (In 9 of 30 files whose writer was killed a reader without this rule is
 wrong.)
 
-The header changes with every commit, so that its octets are the stamp for what is remembered (see `lists`).
+The header changes with every commit, so that its octets are the stamp for what is remembered (see `lists`). What has
+been committed since can be read behind the end as it was: new records, each with its key, those that replace another
+one, too. Only a mark of deletion does not say what it has deleted; then all is forgotten.
 """
 
 import os
 import struct
 from zlib import crc32
 
-from rcptd.stores.cyrus.databases.errors import OtherFormat
-from rcptd.stores.cyrus.databases.files import WHOLE
+from rcptd.stores.cyrus.databases.errors import Damaged, OtherFormat
 from rcptd.stores.cyrus.databases.lists import KEY_MOST, UNFINISHED, VALUE_MOST, WINDOW, Lists, Node, State, in_force
+from rcptd.stores.cyrus.databases.locks import WHOLE
 
 MAGIC = b"\xa1\x02\x8b\x0dtwoskip file\0\0\0\0"
 HEADER = struct.Struct(">20sIQQQQII")  # magic, version, generation, records, repack size, current size, flags, crc
@@ -29,6 +31,7 @@ VERSION = 1
 DUMMY = 64  # where the list begins
 FIRST = 336  # where the first record can be
 LEVEL_MOST = 31
+NEWS_MOST = 1 << 16  # octets since the last question: three hundred records, less than a millisecond
 DIRTY = 1  # the flag for a transaction that is under way; the count of records is its own then
 
 _LONG_KEY = 0xFFFF  # in place of a length: the length follows in 8 octets
@@ -36,7 +39,11 @@ _LONG_VALUE = 0xFFFFFFFF
 # A head by its level: type, level, octets of key and of value, the pointers, checksums of head and tail.
 _HEADS = [struct.Struct(f">BBHI{level + 1}QII") for level in range(LEVEL_MOST + 1)]
 
-_RECORD, _DELETE, _START = ord("+"), ord("-"), ord("=")
+_ENDS = [struct.Struct(f">BBHI{8 * (level + 1)}xII") for level in range(LEVEL_MOST + 1)]  # without the pointers
+
+_RECORD, _DELETE, _START, _COMMIT = ord("+"), ord("-"), ord("="), ord("$")
+_FILLER = b" BLANK\x07\xa0"  # eight octets that a writer has left free
+_SAME = 32  # octets of a header that only a new file changes: magic, version, generation
 
 
 # A head whose checksum is right: the type, the next in each list, where in `data` the tail begins, octets of key and of
@@ -75,23 +82,54 @@ class Twoskip(Lists):
             raise self._damaged(0, f"version {version} of the format is not known")
         if current < FIRST:
             raise self._damaged(0, f"a current size of {current} is impossible")
-        state = self._state = State(
-            header, current, *((None, (UNFINISHED,)) if flags & DIRTY else (records, ()))
-        )
-        return state
+        if flags & DIRTY:
+            new = State(header, current, None, (UNFINISHED,))
+        else:
+            new = State(header, current, records)
+            if self._catch_up(descriptor, state, new) and state.gaps:
+                new.take(state.gaps)
+        self._state = new
+        return new
 
-    def _load(self, descriptor: int, state: State, at: int) -> Node | None:
+    def _catch_up(self, descriptor: int, old: State, new: State) -> bool:
+        """Tell what is remembered what was written since; False where that cannot be told."""
+        gaps = old.gaps
+        at = old.current
+        if gaps is None or old.records is None or _generation(old) != _generation(new):
+            return False
+        if not at <= new.current <= min(at + NEWS_MOST, 2 * gaps.current):
+            return False
+        try:
+            while at < new.current:
+                if os.pread(descriptor, len(_FILLER), at) == _FILLER:
+                    at += len(_FILLER)
+                    continue
+                kind, _, begin, key_octets, _, _, _ = head = self._head(descriptor, new, at)
+                tail = self._tail(descriptor, at, head)
+                if kind == _RECORD:
+                    gaps.written(tail[:key_octets], at)
+                elif kind != _COMMIT:
+                    return False
+                at += begin + len(tail)
+        except Damaged:
+            return False
+        return at == new.current
+
+    def _load(self, descriptor: int, state: State, at: int, *, whole: bool = False) -> Node | None:
         """Give the record that a pointer leads to; a mark of deletion leads on to another, or to the end."""
-        kind, following, tail, key_octets, _, _, data = self._head(descriptor, state, at)
-        if kind == _DELETE:
-            at = following[0]
+        head = self._head(descriptor, state, at)
+        if head[0] == _DELETE:
+            at = head[1][0]
             if not at:
                 return None
-            kind, following, tail, key_octets, _, _, data = self._head(descriptor, state, at)
+            head = self._head(descriptor, state, at)
+        kind, following, begin, key_octets, _, _, data = head
         if kind != (_START if at == DUMMY else _RECORD):
             raise self._damaged(at, "is no record, and a pointer leads there")
-        end = tail + key_octets
-        key = data[tail:end] if end <= WINDOW else self._read(descriptor, at + tail, key_octets)
+        if whole:
+            return self._tail(descriptor, at, head)[:key_octets], following, at
+        end = begin + key_octets
+        key = data[begin:end] if end <= WINDOW else self._read(descriptor, at + begin, key_octets)
         return key, following, at
 
     def _head(self, descriptor: int, state: State, at: int) -> _Head:
@@ -115,15 +153,48 @@ class Twoskip(Lists):
         return kind, in_force(pointers, current), tail, key_octets, value_octets, tail_checksum, data
 
     def _value(self, descriptor: int, state: State, node: Node) -> bytes:
-        """Give the value of a record that a search has found, once the checksum of its tail is right."""
+        """Give the value of a record that a search has found, once its checksums are right."""
         key, _, at = node
-        _, _, begin, key_octets, value_octets, checksum, data = self._head(descriptor, state, at)
-        octets = key_octets + value_octets
-        end = begin + octets + (-octets & 7)
+        data = os.pread(descriptor, WINDOW, at)
+        try:
+            # What nearly every record is: short, and its pointers do not matter here.
+            shape = _ENDS[data[1]]
+            _, _, key_octets, value_octets, checksum, tail_checksum = shape.unpack_from(data)
+        except (IndexError, struct.error):
+            return self._long_value(descriptor, state, node)
+        begin = shape.size
+        end = (begin + key_octets + value_octets + 7) & ~7
+        tail = data[begin:end]
+        middle = begin + key_octets
+        if (
+            end > len(data) or end > state.current - at or data[begin:middle] != key
+            or crc32(data[: begin - 8]) != checksum or crc32(tail) != tail_checksum
+        ):  # fmt: skip
+            return self._long_value(descriptor, state, node)
+        return data[middle : middle + value_octets]
+
+    def _long_value(self, descriptor: int, state: State, node: Node) -> bytes:
+        """Do the same for a record of any length, or find out what is wrong with it."""
+        key, _, at = node
+        head = self._head(descriptor, state, at)
+        tail = self._tail(descriptor, at, head)
+        _, _, _, key_octets, value_octets, _, _ = head
+        if tail[:key_octets] != key:
+            raise self._damaged(at, "the key is another one")
+        return tail[key_octets : key_octets + value_octets]
+
+    def _tail(self, descriptor: int, at: int, head: _Head) -> bytes:
+        """Give key and value, and the zeros behind them, once their checksum is right."""
+        _, _, begin, key_octets, value_octets, checksum, data = head
+        end = (begin + key_octets + value_octets + 7) & ~7  # a head is a multiple of 8 itself
         tail = data[begin:end] if end <= WINDOW else self._read(descriptor, at + begin, end - begin)
-        if crc32(tail) != checksum or tail[:key_octets] != key or end - begin > len(tail):
+        if crc32(tail) != checksum or end - begin > len(tail):
             raise self._damaged(at, "the checksum of a key and its value is wrong")
-        return tail[key_octets:octets]
+        return tail
+
+
+def _generation(state: State) -> bytes:
+    return state.stamp[:_SAME] if isinstance(state.stamp, bytes) else b""
 
 
 def _long(data: bytes, level: int) -> tuple[int, int, int, list[int], int, int]:

@@ -20,6 +20,10 @@ class Unusable:
         """The backend that was configured."""
         return self._kind
 
+    def missing(self) -> bool:
+        """Say that it is not."""
+        return False
+
     def fetch(self, key: bytes) -> NoReturn:  # noqa: ARG002 - it is the same for all
         """Raise `Unreadable`."""
         raise Unreadable(self._why)

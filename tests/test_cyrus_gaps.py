@@ -1,0 +1,253 @@
+"""What is remembered of Cyrus' databases: told of each change, forgotten where that cannot be, and never too much."""
+
+import os
+import random
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import xxhash
+
+from rcptd.stores.cyrus.databases import Absent, Damaged, SqlServer, gaps, lists, missing, open_database, twoskip
+from rcptd.stores.cyrus.databases.missing import Missing
+from rcptd.stores.cyrus.databases.onefile import OneFile
+from tests.cyrus.rows import Rows, lines, near_misses, random_rows, random_value
+from tests.cyrus.specimens import specimen
+from tests.rig.cyrus_site import Site
+from tests.rig.place import sheltered
+from tests.rig.require import CYRUS_PROGRAMS, require
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    require((CYRUS_PROGRAMS / "cyr_dbtool").exists() and os.geteuid() == 0, "cyr_dbtool or root's rights are missing")
+    with sheltered("gaps") as place:
+        made = Site(place)
+        made.prepare()
+        yield made
+
+
+class Written:
+    """A database that Cyrus' tool writes, what is in it, and ours that has it open all the time."""
+
+    def __init__(self, site: Site, path: Path, kind: str, rows: Rows) -> None:
+        self.rows: Rows = {}
+        self.path = path
+        self._site = site
+        self._kind = kind
+        self.set(rows)
+        database = open_database(kind, path, what="mboxlist_db")
+        assert isinstance(database, OneFile)
+        self.ours = database
+
+    def set(self, rows: Rows) -> None:
+        self._site.dbtool("-n", "-T", self.path, self._kind, "set", lines=lines(rows))
+        self.rows |= rows
+
+    def delete(self, key: bytes) -> None:
+        self._site.dbtool("-T", self.path, self._kind, "delete", lines=key + b"\n")
+        del self.rows[key]
+
+    def repack(self) -> None:
+        self._site.dbtool(self.path, self._kind, "repack")
+
+    def check(self, rng: random.Random, near: list[bytes], count: int = 300) -> None:
+        """Ask for the keys around some, and others; twice, as the second question is answered by what is remembered."""
+        known = sorted(self.rows)
+        places = [known.index(key) for key in near if key in self.rows]
+        around = [known[(place + off) % len(known)] for place in places for off in (-1, 0, 1)]
+        keys = near + around + rng.sample(known, min(count, len(known))) + near_misses(rng, self.rows, count // 2)
+        for key in keys + keys:
+            assert self.ours.fetch(key) == self.rows.get(key), key
+
+    @property
+    def remembered(self) -> gaps.Gaps | None:
+        form = self.ours._file.format
+        assert isinstance(form, lists.Lists)
+        return form._state.gaps
+
+
+@pytest.mark.parametrize("step", [1, 2, 5])
+def test_a_change_is_taken_note_of_and_nothing_else_forgotten(
+    site: Site, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    monkeypatch.setattr(gaps, "STEP", step)
+    rng = random.Random(step)
+    written = Written(site, site.place / f"noted{step}.db", "twoskip", random_rows(rng, 1500))
+    some = min(written.rows)
+    assert written.ours.fetch(some) == written.rows[some]
+    written.set({max(written.rows): b"far from what is known"})
+    written.check(rng, [], 1500)
+    kept = written.remembered
+    assert kept
+    for turn in range(40):
+        new = random_rows(rng, rng.choice([1, 1, 7]))
+        replaced = {key: random_value(rng) for key in rng.sample(sorted(written.rows), rng.choice([1, 1, 20]))}
+        written.set(new | replaced)
+        written.check(rng, sorted(new | replaced))
+        assert written.remembered is kept, turn
+    key = rng.choice(sorted(written.rows))
+    written.delete(key)
+    written.check(rng, [key])
+    assert written.remembered is not kept
+    kept = written.remembered
+    written.repack()
+    written.check(rng, [])
+    assert written.remembered is not kept
+
+
+def test_the_first_and_the_last_record_are_replaced(site: Site) -> None:
+    rng = random.Random(4)
+    written = Written(site, site.place / "ends.db", "twoskip", random_rows(rng, 200))
+    written.check(rng, [])
+    for _ in range(5):
+        ends = [min(written.rows), max(written.rows)]
+        written.set(dict.fromkeys(ends, random_value(rng)))
+        written.check(rng, ends)
+        written.set({ends[0][:-1] or b"\1": b"lower", ends[1] + b"z": b"higher"})
+        written.check(rng, ends)
+
+
+def test_many_changes_at_once_and_a_file_that_has_grown_are_learnt_anew(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(5)
+    written = Written(site, site.place / "grown.db", "twoskip", random_rows(rng, 300))
+    written.check(rng, [])
+    kept = written.remembered
+    written.set(random_rows(rng, 600))
+    written.check(rng, [])
+    assert written.remembered is not kept  # more than NEWS_MOST
+    monkeypatch.setattr(twoskip, "NEWS_MOST", 1 << 30)
+    kept = written.remembered
+    written.set(random_rows(rng, 300))
+    written.check(rng, [])
+    assert written.remembered is kept
+    written.set(random_rows(rng, 1500))
+    written.check(rng, [])
+    assert written.remembered is not kept  # twice as large
+
+
+def test_news_that_are_damaged_are_no_news(site: Site) -> None:
+    rng = random.Random(6)
+    written = Written(site, site.place / "harmed.db", "twoskip", random_rows(rng, 100))
+    written.check(rng, [])
+    kept = written.remembered
+    written.set({b"Nuser\x1fnew": b"value that is harmed"})
+    octets = written.path.read_bytes()
+    at = octets.rindex(b"harmed")
+    written.path.write_bytes(octets[:at] + b"H" + octets[at + 1 :])
+    with pytest.raises(Damaged):
+        written.ours.fetch(b"Nuser\x1fnew")
+    assert written.remembered is not kept
+    written.path.write_bytes(octets)
+    written.check(rng, [b"Nuser\x1fnew"])
+
+
+@pytest.mark.parametrize("kind", ["twoskip", "skiplist"])
+@pytest.mark.parametrize("bound", ["ROOM", "MEMBERS_MOST"])
+def test_what_is_remembered_is_bounded(site: Site, monkeypatch: pytest.MonkeyPatch, kind: str, bound: str) -> None:
+    monkeypatch.setattr(gaps if bound == "ROOM" else lists, bound, 20)
+    rng = random.Random(2)
+    written = Written(site, site.place / f"{bound}.{kind}", kind, random_rows(rng, 400))
+    monkeypatch.setattr("time.time", lambda: 0.0)  # so that a file that has just changed has settled
+    written.check(rng, [])
+    assert written.remembered
+    kept = [keys for tier in written.remembered.tiers for keys, _ in tier.values()]
+    assert len(kept) == 1 if bound == "ROOM" else all(len(keys) <= 20 for keys in kept)
+
+
+def test_a_harmed_record_closes_its_own_gap_only(site: Site) -> None:
+    rng = random.Random(3)
+    written = Written(site, site.place / "closed.db", "twoskip", random_rows(rng, 2000))
+    key = sorted(written.rows)[1000]
+    octets = written.path.read_bytes()
+    at = octets.rindex(key + written.rows[key]) + len(key)
+    written.path.write_bytes(octets[:at] + bytes([octets[at] ^ 1]) + octets[at + 1 :])
+    troubles = 0
+    for one in sorted(written.rows) * 2:
+        try:
+            assert written.ours.fetch(one) == written.rows[one]
+        except Damaged:
+            assert one == key
+            troubles += 1
+    assert troubles == 2
+
+
+@pytest.mark.parametrize("kind", ["twoskip", "twom"])
+def test_a_record_that_is_another_one_than_remembered_is_no_answer(site: Site, kind: str) -> None:
+    made = specimen(site, kind, site.place / f"other.{kind}", seed=3, count=40)
+    database = open_database(kind, made.path, what="mboxlist_db")
+    octets = bytearray(made.path.read_bytes())
+    key = next(key for key, value in made.rows.items() if len(key) > 8 and 20 < len(value) < 200)
+    assert database.fetch(key) == database.fetch(key) == made.rows[key]
+    between = b"\0" if kind == "twom" else b""
+    tail = bytearray(key + between + made.rows[key] + between)
+    at = octets.rindex(tail)
+    tail += bytes(-len(tail) % 8)
+    tail[len(key) - 1] ^= 1
+    checksum = xxhash.xxh3_64_intdigest(bytes(tail)) & 0xFFFFFFFF if kind == "twom" else zlib.crc32(tail)
+    octets[at - 4 : at] = checksum.to_bytes(4, "little" if kind == "twom" else "big")
+    octets[at : at + len(tail)] = tail
+    made.path.write_bytes(octets)  # the header is the same
+    with pytest.raises(Damaged, match="the key is another one"):
+        database.fetch(key)
+    made.path.write_bytes(octets[:at])
+    with pytest.raises(Damaged, match=r"cut off|checksum"):
+        database.fetch(key)
+    made.path.write_bytes(octets[:120])
+    with pytest.raises(Damaged, match="cut off"):
+        database.fetch(key)
+
+
+# ---- names that are not there ---------------------------------------------------------------------------------------
+
+
+def test_a_missing_name_is_believed_until_its_directory_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "user_deny.db"
+    assert Missing.at(str(path)) is None  # the directory has just changed
+    monkeypatch.setattr(missing, "SETTLED", -1)
+    here = Missing.at(str(path))
+    assert here
+    assert here.lasts()
+    database = open_database("flat", path, what="userdeny_db")
+    for _ in range(2):
+        with pytest.raises(Absent):
+            database.fetch(b"a")
+    path.write_bytes(b"a\t1\n")
+    assert not here.lasts()
+    assert database.fetch(b"a") == b"1"
+    assert Missing.at(str(path)) is None
+    path.unlink()
+    with pytest.raises(Absent):
+        database.fetch(b"a")
+    path.symlink_to(tmp_path / "nowhere")
+    assert Missing.at(str(path)) is None
+    assert Missing.at(str(tmp_path / "no" / "folder")) is None
+    assert Missing.at(str(tmp_path / ("x" * 300))) is None
+    gone = Missing(str(tmp_path / "no"), tmp_path.stat())
+    assert not gone.lasts()
+
+
+def test_a_quota_root_for_all_is_seen_when_it_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(missing, "SETTLED", -1)
+    folder = tmp_path / "quota" / "u"
+    folder.mkdir(parents=True)
+    database = open_database("quotalegacy", tmp_path / "quotas.db", what="q", letter=lambda _: b"u", domains=True)
+    assert database.fetch(b"user") is None
+    assert database.fetch(b"user") is None
+    (folder / "user").write_bytes(b"1 2\n")
+    assert database.fetch(b"user") == b"1 2"
+    (folder / "user").unlink()
+    assert database.fetch(b"user") is None
+
+
+@pytest.mark.parametrize("kind", ["sql", "quotalegacy"])
+def test_only_a_file_can_be_known_to_be_missing(tmp_path: Path, kind: str) -> None:
+    for sql in (None, SqlServer("sqlite", str(tmp_path / "db"))):
+        database = open_database(kind, tmp_path / "user_deny.db", what="d", letter=lambda _: b"u", sql=sql)
+        assert not database.missing()
+        database.close()
