@@ -64,7 +64,6 @@ class State:
         self.gaps: Gaps | None = None
         self.tiers: tuple[dict[int, Gap], ...] = _UNKNOWN  # those of the gaps
 
-
     def take(self, gaps: Gaps) -> None:
         """Let these gaps be what is remembered."""
         self.gaps = gaps
