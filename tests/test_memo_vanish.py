@@ -33,7 +33,7 @@ def test_many_that_vanish_together_are_not(caplog: pytest.LogCaptureFixture) -> 
     assert vanishing.holds("a.example", 1)
     assert not vanishing.holds("b.example", 1)
     assert "noes of a.example not believed" in vanishing.condition()
-    assert "3 good addresses of a.example of 3" in caplog.text
+    assert "3 good addresses of a.example vanished together, of 3" in caplog.text
     assert caplog.text.count("good addresses") == 1
     gone(vanishing, 5, first=3, now=2)
     assert caplog.text.count("good addresses") == 1

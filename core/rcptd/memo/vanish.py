@@ -100,7 +100,7 @@ class Vanishing:
             found.since = now
             self._held.add(domain)
             _log.error(
-                "store %s: %d good addresses of %s of %d asked about again turned into noes within %g min; its noes "
+                "store %s: %d good addresses of %s vanished together, of %d asked about again within %g min; its noes "
                 "are deferred, see rcptd memo show; rcptd memo purge @%s if they are right",
                 self._store, gone, domain or "no domain", len(found.seen), self._window / 60, domain,
             )  # fmt: skip
