@@ -201,6 +201,22 @@ def test_a_record_that_is_another_one_than_remembered_is_no_answer(site: Site, k
         database.fetch(key)
 
 
+@pytest.mark.parametrize(("octets", "changed"), [(5, 7), (7, 5)])
+@pytest.mark.parametrize("what", ["key", "value"])
+def test_a_length_in_a_skiplist_fits_its_padding(site: Site, octets: int, changed: int, what: str) -> None:
+    path = site.place / f"padded{octets}{what}.skiplist"
+    key, value = b"abcdefg"[:octets], b"tuvwxyz"[:octets]
+    site.dbtool("-n", "-T", path, "skiplist", "set", lines=lines({key: value}))
+    database = open_database("skiplist", path, what="mboxlist_db")
+    assert database.fetch(key) == value
+    content = bytearray(path.read_bytes())
+    at = content.rindex(key if what == "key" else value) - 4
+    content[at : at + 4] = changed.to_bytes(4, "big")
+    path.write_bytes(content)
+    with pytest.raises(Damaged, match=f"the length of a {what} is another one"):
+        database.fetch(key)
+
+
 # ---- names that are not there ---------------------------------------------------------------------------------------
 
 
