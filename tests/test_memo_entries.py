@@ -95,6 +95,19 @@ def test_the_proven_that_are_used_go_round_again_before_they_leave() -> None:
     for found in survivor._proven.values():
         found.used = True
     first = next(iter(survivor._proven))
-    assert survivor._forget_proven() == []
+    assert survivor._forget_one(second_chance=True) == []
     assert next(reversed(survivor._proven)) == first
     assert not survivor._proven[first].used
+
+
+def test_room_is_found_in_bounded_time_where_everybody_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rcptd.memo.entries.LOOKS", 10)
+    entries = Entries(1000)
+    for number in range(1000):
+        entries.put(f"user{number}", entry(used=True))
+    used = 1000
+    for number in range(300):
+        assert len(entries.put(f"other{number}", entry(used=True))) == 1
+        before, used = used, sum(found.used for _, found in entries.items())
+        assert before - used <= 10
+    assert len(entries) == 1000

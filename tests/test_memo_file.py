@@ -241,6 +241,18 @@ def test_changes_that_wait_are_bounded(memo: MemoFile, monkeypatch: pytest.Monke
     memo._thread = None
 
 
+def test_one_who_loses_patience_with_the_disk_does_not_end_the_writing(memo: MemoFile) -> None:
+    written(memo, row("a"))
+    with memo._lock:  # the disk hangs
+        memo.put("s", row("b"))
+        flushing = memo.flush()
+        time.sleep(0.05)
+        assert flushing.cancel()
+    memo.put("s", row("c"))
+    memo.flush().result(10)
+    assert {one.key for one in again(memo)} == {"a", "b", "c"}
+
+
 def test_a_disk_that_fails_is_trouble_of_the_file_alone(memo: MemoFile, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*_: object) -> int:
         raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -6,16 +6,23 @@ forgotten, and what was used is kept with the proven ones. Those leave in the or
 used go round again. (The order is that of S3-FIFO, Yang and others, SOSP 2023, less its ghosts.) So keys that are
 asked about once cost nothing but probation, however many they are.
 
+A new answer makes room in bounded time: after `LOOKS` entries that all deserve to stay the next one leaves anyway.
+The order is kept by `OrderedDict`, as the first key of a dict lies behind the gaps of all that were removed before it.
+
 Threads. The loop alone changes entries; any thread may look one up and mark it as used. An entry is replaced, not
 changed, so that a reader sees one answer with its own times.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator
 
 from rcptd.question import Answer
 
 PROBATION = 4
 """The least part of the room, one in so many, that is kept for new answers."""
+
+LOOKS = 200
+"""At how many entries one new answer may look for room; a few milliseconds at worst here."""
 
 
 class Entry:
@@ -54,8 +61,8 @@ class Entries:
     def __init__(self, most: int) -> None:
         self._most = most
         self._least_new = max(1, most // PROBATION)
-        self._new: dict[str, Entry] = {}
-        self._proven: dict[str, Entry] = {}
+        self._new: OrderedDict[str, Entry] = OrderedDict()
+        self._proven: OrderedDict[str, Entry] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._new) + len(self._proven)
@@ -73,8 +80,10 @@ class Entries:
                 return []
         self._new[key] = entry
         forgotten: list[str] = []
+        looks = LOOKS
         while len(self) > self._most:
-            forgotten += self._forget_new() if len(self._new) > self._least_new else self._forget_proven()
+            looks -= 1
+            forgotten += self._forget_one(second_chance=looks > 0)
         return forgotten
 
     def remove(self, key: str) -> None:
@@ -86,19 +95,11 @@ class Entries:
         """Give all entries with their keys, as of now."""
         yield from (*self._proven.items(), *self._new.items())
 
-    def _forget_new(self) -> list[str]:
-        key = next(iter(self._new))
-        entry = self._new.pop(key)
-        if entry.used and entry.good_at is not None:
-            entry.used = False
-            self._proven[key] = entry
-            return []
-        return [key]
-
-    def _forget_proven(self) -> list[str]:
-        key = next(iter(self._proven))
-        entry = self._proven.pop(key)
-        if entry.used:
+    def _forget_one(self, *, second_chance: bool) -> list[str]:
+        """Look at the entry whose turn it is; gives its key where it is forgotten."""
+        is_new = len(self._new) > self._least_new
+        key, entry = (self._new if is_new else self._proven).popitem(last=False)
+        if second_chance and entry.used and (entry.good_at is not None or not is_new):
             entry.used = False
             self._proven[key] = entry
             return []

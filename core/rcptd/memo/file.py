@@ -167,7 +167,7 @@ class MemoFile:
                     unwritten.clear()
                 # What could not be written is tried again: a purge must not be forgotten. The newest counts most.
                 del unwritten[:-WAITING]
-            if flushed:
+            if flushed and flushed.set_running_or_notify_cancel():  # whoever waited may have lost patience
                 flushed.set_result(None)
         with self._lock:
             self._close()
