@@ -54,6 +54,33 @@ def test_a_transaction_is_one_write_and_rset_parts_it_from_the_next() -> None:
     run(scenario())
 
 
+def test_a_transaction_can_be_ended_before_the_next_one_begins() -> None:
+    async def scenario() -> None:
+        async with ScriptedHop({"RCPT": KNOWN}) as hop, connected(hop) as connection:
+            await connection.reset(until=later(5))
+            assert await counted(connection, A) == ["yes"]
+            await connection.reset(until=later(5))
+            await connection.reset(until=later(5))
+            assert await counted(connection, A) == ["yes"]
+            assert hop.lines == [
+                [f"EHLO {HELLO}", "MAIL FROM:<>", f"RCPT TO:<{A}>", "RSET", "MAIL FROM:<>", f"RCPT TO:<{A}>"]
+            ]  # fmt: skip
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("says", ["421 4.3.2 going", "503 5.5.1 what?", DROP, STALL], ids=repr)
+def test_a_connection_that_does_not_take_the_end_is_used_no_more(says: Action) -> None:
+    async def scenario() -> None:
+        async with ScriptedHop({"RCPT": KNOWN, "RSET": says}) as hop, connected(hop) as connection:
+            assert await counted(connection, A) == ["yes"]
+            await connection.reset(until=later(0.2))
+            assert not connection.usable
+            await connection.reset(until=later(0.2))
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("pipelining", [True, False])
 def test_commands_are_sent_ahead_only_where_that_is_offered(pipelining: bool) -> None:
     waiting: list[int] = []

@@ -262,6 +262,16 @@ def test_a_hop_that_hangs_up_on_many_refusals_is_never_made_to() -> None:
         worst = max(sum(line.startswith("RCPT") for line in lines) for lines in hop.lines)
         assert worst <= 8
 
+    play(scene, {}, connections=4, protocol="smtp")
+
+
+def test_an_lmtp_hop_is_not_changed_for_its_refusals() -> None:
+    async def scene(ahead: CallAhead, hop: ScriptedHop) -> None:
+        for at in range(30):
+            assert await ahead.ask(parse(f"x{at}@example.org")) == NOT_FOUND
+        assert hop.most == 1
+        assert len(hop.lines) == 1
+
     play(scene, {}, connections=4)
 
 

@@ -53,6 +53,12 @@ class Line:
             raise said
         return [said] * len(recipients)
 
+    async def reset(self, *, until: float) -> None:
+        assert until > asyncio.get_running_loop().time()
+        self.asked.append(["RSET"])
+        if self.hop.lost_at_reset:
+            self.usable = False
+
     async def quit(self, *, within: float = 1.0) -> None:
         assert within
         self.end = self.end or "quit"
@@ -68,6 +74,7 @@ class Hop:
 
     def __init__(self, *, delay: float = 0.0, room: int = 20) -> None:
         self.delay = delay
+        self.lost_at_reset = False
         self.room = room
         self.lines: list[Line] = []
         self.plain: list[bool] = []
@@ -215,6 +222,53 @@ def test_a_connection_is_asked_once_however_short_its_life() -> None:
         pool = make(hop, age=0.0)
         assert await ask_many(pool, 9) == [EXISTS] * 9
         assert len(hop.lines) == len(hop.asked)
+        await pool.aclose()
+
+    run(main)
+
+
+def test_a_transaction_does_not_stay_open_while_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rcptd.stores.callahead.pool.QUIET", 0.05)
+
+    async def main() -> None:
+        hop = Hop()
+        pool = make(hop, idle=5.0)
+        await ask(pool)
+        await ask(pool)
+        await asyncio.sleep(0.15)
+        assert hop.asked == [["anna"], ["anna"], ["RSET"]]
+        await ask(pool)
+        assert len(hop.lines) == 1
+        hop.lost_at_reset = True
+        await asyncio.sleep(0.15)
+        assert pool.describe().startswith("0 connections up")
+        await ask(pool)
+        assert len(hop.lines) == 2
+        await pool.aclose()
+
+    run(main)
+
+
+def test_a_question_that_comes_at_the_end_of_a_transaction_is_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rcptd.stores.callahead.pool.QUIET", 0.05)
+
+    async def main() -> None:
+        hop = Hop()
+        pool = make(hop, idle=5.0, connections=1)
+        await ask(pool)
+        asking: list[asyncio.Task[Outcome]] = []
+        line = hop.lines[0]
+        reset = line.reset
+
+        async def slow(*, until: float) -> None:
+            asking.append(asyncio.create_task(ask(pool)))
+            await asyncio.sleep(0.05)
+            await reset(until=until)
+
+        line.reset = slow  # type: ignore[method-assign]
+        await asyncio.sleep(0.2)
+        assert hop.asked[:3] == [["anna"], ["RSET"], ["anna"]]
+        await asyncio.gather(*asking)
         await pool.aclose()
 
     run(main)

@@ -196,6 +196,19 @@ class Connection:
             self._refusals_left -= 1
         return outcome
 
+    async def reset(self, *, until: float) -> None:
+        """End the transaction, if one is open; raises nothing: where that fails the connection is not `usable`."""
+        if not self._dirty or self._trouble:
+            return
+        try:
+            self._wire.write(Step.RSET, "RSET")
+            reply = await self._wire.read(Step.RSET, until)
+            if reply.code // 100 != 2:
+                raise self._wire.trouble(Trouble.REFUSED, Step.RSET, reply, reply.code)
+        except HopTrouble as trouble:
+            self._trouble = trouble.with_traceback(None)
+        self._dirty = False
+
     async def quit(self, *, within: float = 1.0) -> None:
         """Take leave and close, within so many seconds; raises nothing."""
         until = asyncio.get_running_loop().time() + within

@@ -39,6 +39,7 @@ _log = logging.getLogger(__name__)
 
 QUEUE = 20_000  # questions that may wait for one hop
 FULL = 10.0  # seconds without new connections after the hop has refused one beside others
+QUIET = 0.2  # seconds without a question after which a transaction is ended: the hop may hold something for it
 PLAIN = 600.0  # seconds for which a failure of opportunistic TLS is remembered
 GOODBYE = 1.0  # seconds that QUIT may take
 CLOSING = 1.0  # seconds that all connections have to end, together
@@ -84,7 +85,7 @@ class Pool:
         self._limits = limits
         self._clock = clock
         self._waiting = Waiting()
-        self._idle: dict[asyncio.Future[bool], None] = {}
+        self._idle: dict[asyncio.Future[bool | None], None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._connecting = 0
         self._up = 0
@@ -244,25 +245,34 @@ class Pool:
         while conversation.usable and (fresh or self._clock() < old) and not self._closed:
             if batch := self._taken(conversation):
                 await self._put(conversation, batch, fresh=fresh)
-            elif not await self._rest():
+            elif not await self._rest(conversation):
                 return
             fresh = False  # also where it only waited: it may have died meanwhile
 
-    async def _rest(self) -> bool:
+    async def _rest(self, conversation: Conversation) -> bool:
         """Wait for a question; says whether one came before the connection was too long idle."""
+        came = await self._wait(min(QUIET, self._limits.idle))
+        if came is not False or self._limits.idle <= QUIET:
+            return bool(came)
+        # Dovecot counts the recipient of an open transaction as a delivery, and has a limit for each user.
+        await conversation.reset(until=asyncio.get_running_loop().time() + self._limits.timeout)
+        return conversation.usable and (bool(self._waiting) or bool(await self._wait(self._limits.idle - QUIET)))
+
+    async def _wait(self, seconds: float) -> bool | None:
+        """Wait for a question, as one of those that are idle; says whether one came, None to be done with it."""
         loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[bool] = loop.create_future()
+        waiter: asyncio.Future[bool | None] = loop.create_future()
         self._idle[waiter] = None
-        timer = loop.call_later(self._limits.idle, self._dismiss, waiter)
+        timer = loop.call_later(seconds, self._dismiss, waiter, False)
         try:
             return await waiter
         finally:
             timer.cancel()
             self._idle.pop(waiter, None)
 
-    def _dismiss(self, waiter: "asyncio.Future[bool]") -> None:
+    def _dismiss(self, waiter: "asyncio.Future[bool | None]", said: bool | None = None) -> None:
         del self._idle[waiter]
-        waiter.set_result(False)
+        waiter.set_result(said)
 
     def _dismiss_idle(self) -> None:
         for waiter in list(self._idle):
@@ -336,7 +346,8 @@ class Pool:
         if isinstance(outcome, HopTrouble):
             self._troubled(outcome)
             return
-        self.counts[_KINDS[type(outcome)]] += 1
+        vague = isinstance(outcome, Unavailable) and not outcome.of_recipient
+        self.counts["cannot tell" if vague else _KINDS[type(outcome)]] += 1
         if self.breaker.succeeded() or self.refusing:
             self.refusing = ""
             _log.warning("next hop: %s: is well again", self.name)

@@ -28,6 +28,10 @@ class Conversation(Protocol):
         """Ask about recipients in one transaction, until the loop's time."""
         ...
 
+    async def reset(self, *, until: float) -> None:
+        """End the transaction that is open."""
+        ...
+
     async def quit(self, *, within: float = 1.0) -> None:
         """Take leave, and close."""
         ...
