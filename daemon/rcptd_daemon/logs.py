@@ -4,7 +4,9 @@ Theory of operation. Everything goes through `logging`. A bounded queue and a th
 between who logs and where it goes, because a full pipe or a slow journal must not hold up an answer,
 a reload or the end; what does not fit is dropped and counted. A record may carry `fields`, a dict that becomes
 `name=value` pairs (logfmt), members (JSON) or journal fields. What is logged most, decisions, goes past `logging` to
-the queue (`Later`): its records cost more than the decision.
+the queue (`Later`): its records cost more than the decision. For standard error it is put into words before it is
+queued, as two threads that both need the interpreter cost more than the words; the writer gathers lines for a moment
+and writes many at once.
 """
 
 import json
@@ -21,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from rcptd import schema
@@ -32,7 +35,10 @@ QUEUE = 10_000
 LAST_LINES = 1.0
 """How long, in seconds, the end waits for them."""
 
-BATCH = 200
+GATHER = 0.05
+"""How long, in seconds, lines are gathered: each time that the writer wakes up costs those who decide a millisecond."""
+
+BATCH = 1000
 """How many lines are written at once."""
 
 JOURNAL = "/run/systemd/journal/socket"  # systemd's native protocol: one datagram an entry
@@ -75,7 +81,7 @@ DEFAULTS = schema.read(Settings, {}, lambda *_: None)
 
 
 class Later(NamedTuple):
-    """A line of level info that is put into words by the writer: its fields are `fields(of)`."""
+    """A line of level info whose fields are `fields(of)`."""
 
     created: float
     fields: Callable[[Any], dict[str, Any]]
@@ -88,8 +94,8 @@ class _Dropped(NamedTuple):
     number: int
 
 
-Item = logging.LogRecord | Later | _Dropped | None
-"""What waits to be written; None is the end."""
+Item = logging.LogRecord | Later | str | _Dropped | None
+"""What waits to be written: a text is a whole line, None is the end."""
 
 
 def set_up(settings: Settings) -> "Writer":
@@ -145,7 +151,11 @@ class Writer:
         if self._dropped:
             self._lines.put(_Dropped(self._dropped))
             self._dropped = 0
-        self._lines.put(item)
+            self._lines.put(item)
+        elif isinstance(item, Later) and isinstance(self._sink, _Stream):
+            self._lines.put(self._sink.line(item.created, logging.INFO, fields_of_later(item)))
+        else:
+            self._lines.put(item)
 
     def stop(self, patience: float = LAST_LINES) -> None:
         """Write what waits, then no more; waits `patience` seconds for that, and leaves the rest to the thread."""
@@ -156,47 +166,50 @@ class Writer:
         going_on = True
         while going_on:
             batch = [self._lines.get()]
+            if batch[0]:
+                time.sleep(GATHER)
             with suppress(queue.Empty):
                 while len(batch) < BATCH:
                     batch.append(self._lines.get_nowait())
             if None in batch:
                 going_on = False
                 batch = batch[: batch.index(None)]
-            lines = list(_lines(batch))
+            records = _records(batch)
             if isinstance(self._sink, _Stream):
-                self._sink.write(lines)
+                self._sink.write([one if isinstance(one, str) else self._sink.format(one) for one in records])
             else:
-                for created, record, fields in lines:
-                    self._sink.handle(record or _record(created, fields))
+                for one in records:
+                    self._sink.handle(one)  # type: ignore[arg-type]  # texts are for a stream
 
 
-_Written = tuple[float, logging.LogRecord | None, dict[str, Any]]
-"""When, of which record if there is one, and all its fields."""
-
-
-def _lines(batch: list[Item]) -> Iterator[_Written]:
+def _records(batch: list[Item]) -> Iterator[logging.LogRecord | str]:
+    """Make records of what is none yet; the first one after lines that were dropped says how many."""
     more: dict[str, Any] = {}
     for item in batch:
-        if isinstance(item, _Dropped):
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, _Dropped):
             more = {"lines_dropped": item.number}
-        elif isinstance(item, Later):
-            try:
-                fields = item.fields(item.of)
-            except Exception as error:  # a bug, which must not end the log
-                fields = {"msg": f"a line could not be put into words: {error!r}"}
-            yield item.created, None, {"level": "info", **fields, **more}
-            more = {}
         elif item:
+            record = _record(item) if isinstance(item, Later) else item
             if more:
-                item.fields = {**getattr(item, "fields", {}), **more}
+                record.fields = {**getattr(record, "fields", {}), **more}
                 more = {}
-            yield item.created, item, fields_of(item)
+            yield record
 
 
-def _record(created: float, fields: dict[str, Any]) -> logging.LogRecord:
+def fields_of_later(later: Later) -> dict[str, Any]:
+    """Give the fields of a line; a bug on the way to them must not end the log."""
+    try:
+        return {"level": "info", **later.fields(later.of)}
+    except Exception as error:
+        return {"level": "info", "msg": f"a line could not be put into words: {error!r}"}
+
+
+def _record(later: Later) -> logging.LogRecord:
     record = logging.makeLogRecord({"name": "rcptd.decision", "levelno": logging.INFO, "levelname": "INFO"})
-    record.created, record.msecs = created, created % 1 * 1000
-    record.fields = fields
+    record.created, record.msecs = later.created, later.created % 1 * 1000
+    record.fields = fields_of_later(later)
     return record
 
 
@@ -270,27 +283,25 @@ class _Stream(logging.StreamHandler[Any]):
     def __init__(self, form: _Line) -> None:
         super().__init__(sys.stderr)
         self.setFormatter(form)
-        self._form = form
+        self.line = form.line
 
-    def write(self, lines: list[_Written]) -> None:
+    def write(self, lines: list[str]) -> None:
         """Write lines; what cannot be written is lost, as there is nowhere to tell."""
-        line = self._form.line
-        texts = (line(created, record.levelno if record else logging.INFO, fields) for created, record, fields in lines)
         with suppress(OSError, ValueError):
-            self.stream.write("".join(f"{text}\n" for text in texts))
+            self.stream.write("".join(f"{line}\n" for line in lines))
             self.stream.flush()
 
 
 def logfmt(fields: Mapping[str, Any]) -> str:
     """Write fields as `name=value`, quoted where a value needs it; always one line of ASCII."""
-    return " ".join(f"{name}={_value(value)}" for name, value in fields.items())
+    return " ".join([f"{name}={_value(str(value))}" for name, value in fields.items()])
 
 
 _PLAIN = re.compile(r"[!#-<>-\[\]-~]+")  # printable ASCII less space, quote, equals sign and backslash
 
 
-def _value(value: object) -> str:
-    text = str(value)
+@lru_cache(maxsize=1024)  # most of a line is as in the line before
+def _value(text: str) -> str:
     return text if _PLAIN.fullmatch(text) else json.dumps(text)
 
 
