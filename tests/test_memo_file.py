@@ -62,9 +62,16 @@ def test_a_row_takes_the_place_of_the_one_before_it_and_can_be_removed(memo: Mem
     memo.remove("s", "a")
     memo.flush().result(10)
     assert [one.key for one in again(memo)] == ["b"]
-    memo.remove("s", None)
+    memo.remove_all("s")
     memo.flush().result(10)
     assert again(memo) == []
+
+
+def test_a_domain_is_removed_whole_whatever_is_in_memory(memo: MemoFile) -> None:
+    written(memo, row("a@x.example"), row("b@x.example imap1.example"), row("c@sub.x.example"), row("d@y.example"))
+    memo.remove_all("s", "@x.example")
+    memo.flush().result(10)
+    assert {one.key for one in again(memo)} == {"c@sub.x.example", "d@y.example"}
 
 
 def test_stores_are_kept_apart_and_another_section_has_said_nothing(memo: MemoFile) -> None:

@@ -71,10 +71,17 @@ class _Put(NamedTuple):
 
 
 class _Remove(NamedTuple):
-    """Removes a key of a store, or every key."""
+    """Removes a key of a store."""
 
     store: str
-    key: str | None
+    key: str
+
+
+class _RemoveAll(NamedTuple):
+    """Removes every key of a store, or those of a domain, which is written with its @."""
+
+    store: str
+    domain: str
 
 
 class _Own(NamedTuple):
@@ -85,7 +92,7 @@ class _Own(NamedTuple):
     since: float
 
 
-_Change = _Put | _Remove | _Own
+_Change = _Put | _Remove | _RemoveAll | _Own
 
 
 class MemoFile:
@@ -124,9 +131,13 @@ class MemoFile:
         """Keep a row in place of the one before it."""
         self._change(_Put(store, row))
 
-    def remove(self, store: str, key: str | None) -> None:
-        """Remove the row of a key, or all rows of a store."""
+    def remove(self, store: str, key: str) -> None:
+        """Remove the row of a key."""
         self._change(_Remove(store, key))
+
+    def remove_all(self, store: str, domain: str = "") -> None:
+        """Remove all rows of a store, or those of a domain (`@domain`)."""
+        self._change(_RemoveAll(store, domain))
 
     def flush(self) -> "Future[None]":
         """Write at once what waits; the future ends when that was tried."""
@@ -201,10 +212,17 @@ class MemoFile:
                                 "REPLACE INTO answer VALUES (?, ?, ?, ?, ?, ?)",
                                 (store, row.key, answer, row.asked, row.good, row.gone),
                             )
-                    case _Remove(store, None):
-                        connection.execute("DELETE FROM answer WHERE store = ?", (store,))
                     case _Remove(store, key):
                         connection.execute("DELETE FROM answer WHERE store = ? AND key = ?", (store, key))
+                    case _RemoveAll(store, ""):
+                        connection.execute("DELETE FROM answer WHERE store = ?", (store,))
+                    case _RemoveAll(store, domain):
+                        # A server's name may stand behind the address, after a space.
+                        connection.execute(
+                            "DELETE FROM answer WHERE store = ?1 AND "
+                            "(substr(key, -length(?2)) = ?2 OR instr(key, ?2 || ' ') > 0)",
+                            (store, domain),
+                        )
                     case _Own(store, fingerprint, since):
                         connection.execute(
                             "DELETE FROM answer WHERE store = ?1 AND (asked <= ?3 OR NOT EXISTS "
