@@ -6,7 +6,8 @@ file reaches an answer: a disk that is full, a file that is locked, damaged or g
 the next restart. It is said once in the log, and once more when it is well again. A file that is no database is
 put aside as PATH.damaged, and a new one begun.
 
-Rows are of a store with its section as it was: another next hop under the same name has said nothing yet.
+Rows are of a store with its section as it was: another next hop under the same name has said nothing yet. What the
+one before it still says, as after a reload, in this process or in another worker, is not kept.
 
 LIMITS. A row's key and answer are bounded, so is the number of rows that are read and of changes that wait; what is
 more is not kept.
@@ -67,6 +68,7 @@ class Row(NamedTuple):
 
 class _Put(NamedTuple):
     store: str
+    fingerprint: str
     row: Row
 
 
@@ -127,9 +129,9 @@ class MemoFile:
         rows.reverse()
         return rows
 
-    def put(self, store: str, row: Row) -> None:
-        """Keep a row in place of the one before it."""
-        self._change(_Put(store, row))
+    def put(self, store: str, fingerprint: str, row: Row) -> None:
+        """Keep a row in place of the one before it, unless the store has another section now."""
+        self._change(_Put(store, fingerprint, row))
 
     def remove(self, store: str, key: str) -> None:
         """Remove the row of a key."""
@@ -205,12 +207,13 @@ class MemoFile:
         with connection:  # one transaction
             for change in batch:
                 match change:
-                    case _Put(store, row):
+                    case _Put(store, fingerprint, row):
                         if len(row.key) <= KEY_OCTETS:
                             answer = codec.encode(row.answer) if row.answer else None
                             connection.execute(
-                                "REPLACE INTO answer VALUES (?, ?, ?, ?, ?, ?)",
-                                (store, row.key, answer, row.asked, row.good, row.gone),
+                                "REPLACE INTO answer SELECT ?1, ?3, ?4, ?5, ?6, ?7 WHERE EXISTS "
+                                "(SELECT 1 FROM section WHERE store = ?1 AND fingerprint = ?2)",
+                                (store, fingerprint, row.key, answer, row.asked, row.good, row.gone),
                             )
                     case _Remove(store, key):
                         connection.execute("DELETE FROM answer WHERE store = ? AND key = ?", (store, key))

@@ -85,6 +85,7 @@ class Remembering:
         )
         self._clock = clock
         self._file = file
+        self._fingerprint = fingerprint
         self._since_epoch = time.time() - clock()  # fixed, so that a clock that is set makes no answer older
         self._flights: dict[str, asyncio.Task[Answer]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -368,6 +369,7 @@ class Remembering:
                 epoch = self._since_epoch
                 self._file.put(
                     self._name,
+                    self._fingerprint,
                     Row(key, kept, asked + epoch, _plus(good_at, epoch), _plus(gone_at, epoch)),
                 )
 
