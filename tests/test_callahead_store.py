@@ -19,6 +19,7 @@ from rcptd.question import (
     Absence,
     Answer,
     AsksServers,
+    Disabled,
     Explains,
     Found,
     Mailbox,
@@ -366,7 +367,10 @@ def test_whoever_gets_a_yes_waits_for_a_test_under_way(network: Network, monkeyp
     asking(ask_slow, next_hops=ONE)
 
 
-@pytest.mark.parametrize("stranger", [GREY, REFUSED])
+DISABLED = Found(Mailbox(disabled=Disabled()))
+
+
+@pytest.mark.parametrize("stranger", [GREY, REFUSED, DISABLED])
 def test_trouble_of_the_test_does_not_harm_the_answer(network: Network, stranger: Outcome) -> None:
     network.stranger = stranger
 
