@@ -51,10 +51,12 @@ class Network:
         self.asked: list[tuple[str, list[str]]] = []
         self.options: list[Dialogue] = []
         self.dials = False
+        self.opening = 0.0
         monkeypatch.setattr(hops, "open_connection", self.open)
 
     async def open(self, hop: NextHop, dial: Dial, options: Dialogue, *, until: float) -> "Line":
-        assert until > asyncio.get_running_loop().time()
+        self.opening = until - asyncio.get_running_loop().time()
+        assert self.opening > 0
         self.options.append(options)
         if self.dials:
             try:
@@ -365,6 +367,11 @@ def test_whoever_gets_a_yes_waits_for_a_test_under_way(network: Network, monkeyp
         await first
 
     asking(ask_slow, next_hops=ONE)
+
+
+def test_connecting_may_take_as_long_as_is_said(network: Network) -> None:
+    assert answer(next_hops=ONE, connect_timeout="30s") == EXISTS
+    assert network.opening > 25
 
 
 DISABLED = Found(Mailbox(disabled=Disabled()))
