@@ -93,6 +93,7 @@ class Daemon:
         """Make ready to serve all front ends, or those of a worker's `share`, at `listeners` that are open already."""
         self._configuration = configuration
         self._listeners = listeners
+        self._is_worker = listeners is not None
         self._share = share or frozenset({"socketmap", "milter"})
         self._logs = logs.set_up(log_settings(configuration))
         self._decisions = DecisionLog(log_settings(configuration), self._logs)
@@ -208,6 +209,8 @@ class Daemon:
         for name in LISTENING:
             if new.sections.get(name) != wanted.sections.get(name):
                 _log.warning("reload: the listener of [%s] has changed, which needs a restart", name)
+        if wanted.daemon.workers != 1 and not self._is_worker:
+            _log.warning("reload: the number of workers has changed, which needs a restart")
         if new.memo != wanted.memo:
             _log.warning("reload: [memo] has changed, which needs a restart")
         self._configuration = new
