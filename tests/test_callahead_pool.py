@@ -746,6 +746,21 @@ def test_a_breaker_that_opens_takes_all_who_wait() -> None:
     run(main)
 
 
+def test_a_transaction_that_fails_is_one_trouble_however_many_it_asked_about() -> None:
+    async def main() -> None:
+        hop = Hop(delay=0.01)
+        pool = make(hop, connections=1)
+        assert await ask(pool) is EXISTS
+        hop.says = [SLOW] * (FAILURES - 1)
+        for _ in range(FAILURES - 1):
+            assert await ask_many(pool, 8) == [SLOW] * 8
+        assert pool.counts["too slow"] == 8 * (FAILURES - 1)
+        assert not pool.breaker.is_open
+        await pool.aclose()
+
+    run(main)
+
+
 def test_a_hop_that_falls_silent_keeps_nobody_waiting_once_that_is_known() -> None:
     async def main() -> None:
         hop = Hop(room=1)
