@@ -126,6 +126,8 @@ def test_none_means_never() -> None:
 def test_what_is_kept_track_of_is_bounded() -> None:
     vanishing = guard()
     gone(vanishing, MOST_ADDRESSES + 50)
+    vanishing.forget()
+    there(vanishing, MOST_ADDRESSES + 50)
     assert len(vanishing._domains["a.example"].seen) <= MOST_ADDRESSES
     for number in range(MOST_DOMAINS + 1):
         vanishing.note(f"d{number}.example", "u", gone=False, now=0.0)
