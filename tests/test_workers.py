@@ -56,6 +56,9 @@ def serving(workers: int | str, *prefix: str) -> Iterator[Daemon]:
     with sheltered("workers") as folder:
         fill(folder / "recipients.db", {"user@example.org": Mailbox()})
         with Daemon(folder, configuration(workers), prefix=prefix) as daemon:
+            # Their own lines may come after the supervisor's: a log's thread takes its time.
+            number = workers if isinstance(workers, int) else 2
+            assert wait_until(lambda: daemon.log().count("a worker is ready") >= number, 10)
             yield daemon
 
 
