@@ -271,8 +271,9 @@ class Pool:
             self._idle.pop(waiter, None)
 
     def _dismiss(self, waiter: "asyncio.Future[bool | None]", said: bool | None = None) -> None:
-        del self._idle[waiter]
-        waiter.set_result(said)
+        if not waiter.done():  # a question may have come in the same turn of the loop
+            del self._idle[waiter]
+            waiter.set_result(said)
 
     def _dismiss_idle(self) -> None:
         for waiter in list(self._idle):
