@@ -71,7 +71,7 @@ def memo_store(folder: Path, there: Sequence[str], gone: Sequence[str]) -> str:
     rows += [Row(one, NotFound(Absence.MAILBOX), now, None, None) for one in gone]
     for start in range(0, len(rows), BATCH):
         for row in rows[start : start + BATCH]:
-            file.put(SECTION, row)
+            file.put(SECTION, fingerprint, row)
         file.flush().result(60)
     file.close(60)
     return memo

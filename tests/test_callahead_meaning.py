@@ -1,5 +1,7 @@
 """What a next hop's reply to RCPT is taken for: a table for postmasters, and that trouble is never a "no"."""
 
+import time
+
 import pytest
 
 from rcptd.question import Absence, Disabled, Found, NotFound, Posting, Quota, Unavailable
@@ -217,6 +219,14 @@ def test_of_all_codes_only_these_can_be_a_no(hop: nexthop.NextHop, bare: str) ->
     assert {enhanced for code, enhanced in noes if code == 501} == {"5.1.3"}
     for code, enhanced in noes - {(556, ""), (556, "5.0.0"), (556, "5.2.0")}:
         assert enhanced in clear or (bare == "no" and code in bare_codes and enhanced in ("", "5.0.0", "5.2.0"))
+
+
+@pytest.mark.parametrize("word", ["a" * 4000, "<" * 4000, "deny-" * 800])
+def test_a_long_reply_without_an_address_is_read_at_once(word: str) -> None:
+    long = Reply(550, "", (word,) * 128)
+    begun = time.process_time()
+    of_rcpt(long, SMTP, OPTIONS)
+    assert time.process_time() - begun < 1
 
 
 def test_names_of_troubles() -> None:

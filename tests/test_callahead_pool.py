@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -141,6 +142,24 @@ def test_a_connection_is_used_again() -> None:
         assert pool.is_unused
         assert pool.counts == {"found": 5}
         assert "closed" in str(await ask(pool))
+
+    run(main)
+
+
+def test_a_question_may_come_in_the_turn_in_which_a_connection_was_idle_too_long() -> None:
+    async def main() -> None:
+        faults: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+        hop = Hop()
+        pool = make(hop, idle=0.05)
+        assert await ask(pool) is EXISTS
+        await asyncio.sleep(0.01)
+        asking = asyncio.create_task(ask(pool))
+        time.sleep(0.1)  # noqa: ASYNC251 - the timer is due in the same turn as the question
+        assert await asking is EXISTS
+        assert len(hop.lines) == 1
+        assert faults == []
+        await pool.aclose()
 
     run(main)
 
@@ -741,6 +760,21 @@ def test_a_breaker_that_opens_takes_all_who_wait() -> None:
         start = asyncio.get_running_loop().time()
         assert await ask_many(pool, 50) == [UNREACHABLE] * 50
         assert asyncio.get_running_loop().time() - start < 0.5
+        await pool.aclose()
+
+    run(main)
+
+
+def test_a_transaction_that_fails_is_one_trouble_however_many_it_asked_about() -> None:
+    async def main() -> None:
+        hop = Hop(delay=0.01)
+        pool = make(hop, connections=1)
+        assert await ask(pool) is EXISTS
+        hop.says = [SLOW] * (FAILURES - 1)
+        for _ in range(FAILURES - 1):
+            assert await ask_many(pool, 8) == [SLOW] * 8
+        assert pool.counts["too slow"] == 8 * (FAILURES - 1)
+        assert not pool.breaker.is_open
         await pool.aclose()
 
     run(main)

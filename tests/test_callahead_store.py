@@ -19,6 +19,7 @@ from rcptd.question import (
     Absence,
     Answer,
     AsksServers,
+    Disabled,
     Explains,
     Found,
     Mailbox,
@@ -50,10 +51,12 @@ class Network:
         self.asked: list[tuple[str, list[str]]] = []
         self.options: list[Dialogue] = []
         self.dials = False
+        self.opening = 0.0
         monkeypatch.setattr(hops, "open_connection", self.open)
 
     async def open(self, hop: NextHop, dial: Dial, options: Dialogue, *, until: float) -> "Line":
-        assert until > asyncio.get_running_loop().time()
+        self.opening = until - asyncio.get_running_loop().time()
+        assert self.opening > 0
         self.options.append(options)
         if self.dials:
             try:
@@ -366,7 +369,15 @@ def test_whoever_gets_a_yes_waits_for_a_test_under_way(network: Network, monkeyp
     asking(ask_slow, next_hops=ONE)
 
 
-@pytest.mark.parametrize("stranger", [GREY, REFUSED])
+def test_connecting_may_take_as_long_as_is_said(network: Network) -> None:
+    assert answer(next_hops=ONE, connect_timeout="30s") == EXISTS
+    assert network.opening > 25
+
+
+DISABLED = Found(Mailbox(disabled=Disabled()))
+
+
+@pytest.mark.parametrize("stranger", [GREY, REFUSED, DISABLED])
 def test_trouble_of_the_test_does_not_harm_the_answer(network: Network, stranger: Outcome) -> None:
     network.stranger = stranger
 

@@ -207,8 +207,8 @@ async def test_a_refresh_that_fails_replaces_nothing_and_is_tried_again_later() 
 async def test_a_refresh_joins_a_question_that_is_under_way() -> None:
     desk = Desk()
     await desk.says(EXISTS)
-    desk.memo._refresh(USER)
-    desk.memo._refresh(USER)
+    desk.memo._refresh("user@example.org", USER, "")
+    desk.memo._refresh("user@example.org", USER, "")
     await desk.settled()
     assert len(desk.backend.asked) == 2
 
@@ -495,6 +495,61 @@ async def test_addresses_that_are_back_end_the_guard() -> None:
     assert await desk.says(NOT_FOUND, parse("never@example.org")) == NOT_FOUND
 
 
+@on_loop
+async def test_a_no_from_before_they_vanished_is_not_believed_either() -> None:
+    desk = Desk(Servers(), vanish=2, no="1h")
+    people = [parse(f"user{number}@example.org") for number in range(2)]
+    for person in people:
+        await desk.says(EXISTS, person)
+    desk.later(8000)
+    never = parse("never@example.org")
+    assert await desk.says(NOT_FOUND, never) == NOT_FOUND
+    assert await desk.memo.ask_at("b1.example", never) == NOT_FOUND
+    assert desk.memo.recall(never) == desk.memo.peek(never) == NOT_FOUND
+    for person in people:
+        await desk.says(NOT_FOUND, person)
+    assert isinstance(desk.memo.recall(never), Busy)
+    assert isinstance(desk.memo.peek(never), Busy)
+    assert isinstance(await desk.says(NOT_FOUND, never), Unavailable)
+    assert isinstance(await desk.memo.ask_at("b1.example", never), Unavailable)
+
+
+@on_loop
+async def test_a_guard_ends_with_those_who_came_back_though_they_had_been_refused() -> None:
+    desk = Desk(vanish=2, soft_landing="0s")
+    people = [parse(f"user{number}@example.org") for number in range(2)]
+    for person in people:
+        await desk.says(EXISTS, person)
+    desk.later(8000)
+    for person in people:
+        await desk.says(NOT_FOUND, person)
+    assert desk.memo.condition()
+    desk.later(200)
+    for person in people:
+        await desk.says(EXISTS, person)
+    assert not desk.memo.condition()
+
+
+@on_loop
+async def test_what_has_begun_to_land_lands_for_as_long_as_was_said() -> None:
+    desk = Desk(soft_landing="30d", vanish=0)
+    await desk.says(EXISTS)
+    desk.later(8000)
+    assert isinstance(await desk.says(NOT_FOUND), Unavailable)
+    desk.later(29 * 86400)
+    assert isinstance(await desk.says(NOT_FOUND), Unavailable)
+    desk.later(86400)
+    assert await desk.says(NOT_FOUND) == NOT_FOUND
+
+
+@on_loop
+async def test_who_was_good_within_the_time_of_a_soft_landing_lands_softly() -> None:
+    desk = Desk(yes="0s", stale="0s", soft_landing="1h")
+    await desk.says(EXISTS)
+    desk.later(600)
+    assert isinstance(await desk.says(NOT_FOUND), Unavailable)
+
+
 # A server that another store named.
 
 
@@ -507,10 +562,21 @@ async def test_a_server_is_asked_and_remembered_by_its_name() -> None:
     await desk.memo.ask_at("b2.example", USER)
     assert desk.backend.asked[1:] == ["user@b2.example"]
     assert isinstance(desk.memo.recall(USER), Busy)
-    desk.later(1000)
-    await desk.memo.ask_at("b1.example", USER)  # without early refresh: it is asked again when that is due
-    assert len(desk.backend.asked) == 3
     assert desk.memo.purge("user@example.org") == 2
+
+
+@on_loop
+async def test_a_yes_of_a_server_answers_while_the_server_is_asked_again() -> None:
+    desk = Desk(Servers())
+    await desk.memo.ask_at("b1.example", USER)
+    desk.later(1000)
+    desk.backend.hold = asyncio.Event()
+    async with asyncio.timeout(1):
+        assert await desk.memo.ask_at("b1.example", USER) == EXISTS
+        assert await desk.memo.ask_at("b1.example", USER) == EXISTS
+    desk.backend.hold.set()
+    await desk.settled()
+    assert desk.backend.asked == ["user@b1.example"] * 2
 
 
 @on_loop
@@ -527,7 +593,8 @@ async def test_what_is_remembered_can_be_shown_and_explained() -> None:
     assert desk.memo.explain(USER) == ["remembered: nothing", "would ask about user@example.org"]
     await desk.says(Found(Mailbox(), "lmtp:unix:/l: 250 2.1.5 ok"))
     desk.later(200)
-    ((key, lines),) = desk.memo.show("user@example.org")
+    number, ((key, lines),) = desk.memo.show("user@example.org", 10)
+    assert number == 1
     assert key == "user@example.org"
     assert lines == [
         "found, as lmtp:unix:/l: 250 2.1.5 ok; learnt 3 min ago, counts for 117 min more",
@@ -614,11 +681,62 @@ async def test_what_was_asked_before_a_purge_is_not_learnt_after_it() -> None:
     assert await asking == EXISTS
     await desk.settled()
     assert isinstance(desk.memo.peek(other), Busy)
-    desk.later(RETRY)
-    desk.memo.recall(USER)
-    await asyncio.sleep(0)
+    desk.later(899)
+    assert desk.memo.recall(USER) == EXISTS
     await desk.settled()
-    assert desk.backend.asked.count("user@example.org") == 3
+    assert desk.backend.asked.count("user@example.org") == 2  # the other one's purge took nothing from it
+
+
+@on_loop
+async def test_the_first_question_after_a_purge_joins_none_from_before_it() -> None:
+    desk = Desk()
+    desk.backend.hold = asyncio.Event()
+    before = asyncio.create_task(desk.says(NOT_FOUND))
+    await asyncio.sleep(0.01)
+    desk.memo.purge("user@example.org")  # the mailbox has just been made
+    desk.backend.per_recipient = {}
+    after = asyncio.create_task(desk.memo.ask(USER))
+    await asyncio.sleep(0.01)
+    assert len(desk.backend.asked) == 2
+    desk.backend.hold.set()
+    assert await before == NOT_FOUND
+    await after
+    await desk.settled()
+    assert desk.memo.peek(USER) == NOT_FOUND  # that is what the second one heard
+    desk.backend.hold.clear()
+    last = asyncio.create_task(desk.memo.ask(parse("last@example.org")))
+    await asyncio.sleep(0.01)
+    desk.memo.purge("")
+    await desk.memo.aclose()
+    assert last.cancelled() or (await asyncio.gather(last, return_exceptions=True))
+
+
+@on_loop
+async def test_a_purge_of_one_refuses_nobody_else_who_was_good() -> None:
+    desk = Desk()
+    await desk.says(EXISTS)
+    desk.later(8000)
+    desk.backend.hold = asyncio.Event()
+    asking = asyncio.create_task(desk.says(NOT_FOUND))
+    await asyncio.sleep(0.01)
+    desk.memo.purge("other@example.org")
+    desk.backend.hold.set()
+    assert isinstance(await asking, Unavailable)
+
+
+@on_loop
+async def test_a_purge_of_one_believes_no_no_of_a_domain_that_vanished() -> None:
+    desk = Desk(vanish=1)
+    await desk.says(EXISTS)
+    desk.later(8000)
+    await desk.says(NOT_FOUND)
+    never = parse("never@example.org")
+    desk.backend.hold = asyncio.Event()
+    asking = asyncio.create_task(desk.memo.ask(never))
+    await asyncio.sleep(0.01)
+    desk.memo.purge("never@example.org")
+    desk.backend.hold.set()
+    assert isinstance(await asking, Unavailable)
 
 
 # Over a restart.
@@ -679,6 +797,41 @@ async def test_a_soft_landing_goes_on_after_a_restart(path: Path) -> None:
     assert isinstance(await again.says(NOT_FOUND), Unavailable)
     again.later(3700)
     assert await again.says(NOT_FOUND) == NOT_FOUND
+
+
+@on_loop
+async def test_the_guard_against_vanishing_goes_on_after_a_restart(path: Path) -> None:
+    desk = Desk(file=MemoFile(path), vanish_hold="4h")
+    people = [parse(f"user{number}@example.org") for number in range(10)]
+    for person in people:
+        await desk.says(EXISTS, person)
+    desk.later(8000)
+    for person in people:
+        await desk.says(NOT_FOUND, person)
+    desk.later(3500)
+    for person in people:
+        assert isinstance(await desk.says(NOT_FOUND, person), Unavailable)
+    again = await restarted(desk, path, 600)
+    assert "vanished together" in again.memo.condition()
+    assert isinstance(await again.says(NOT_FOUND, people[0]), Unavailable)  # though the soft landing is over
+    again.later(4 * 3600)
+    assert await again.says(NOT_FOUND, people[0]) == NOT_FOUND
+
+
+@on_loop
+async def test_those_who_are_still_there_count_after_a_restart_too(path: Path) -> None:
+    desk = Desk(file=MemoFile(path))
+    people = [parse(f"user{number}@example.org") for number in range(50)]
+    for person in people:
+        await desk.says(EXISTS, person)
+    desk.later(8000)
+    for person in people[:10]:
+        desk.backend.per_recipient[person.key] = NOT_FOUND
+    for person in reversed(people):
+        await desk.says(EXISTS, person)
+    assert desk.memo.condition() == ""
+    again = await restarted(desk, path, 60)
+    assert "vanished" not in again.memo.condition()
 
 
 @on_loop

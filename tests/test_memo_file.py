@@ -33,7 +33,7 @@ def memo(tmp_path: Path) -> Iterator[MemoFile]:
 def written(memo: MemoFile, *rows: Row, store: str = "s") -> None:
     memo.load(store, "print", 10, 0.0)
     for one in rows:
-        memo.put(store, one)
+        memo.put(store, "print", one)
     memo.flush().result(10)
 
 
@@ -62,9 +62,16 @@ def test_a_row_takes_the_place_of_the_one_before_it_and_can_be_removed(memo: Mem
     memo.remove("s", "a")
     memo.flush().result(10)
     assert [one.key for one in again(memo)] == ["b"]
-    memo.remove("s", None)
+    memo.remove_all("s")
     memo.flush().result(10)
     assert again(memo) == []
+
+
+def test_a_domain_is_removed_whole_whatever_is_in_memory(memo: MemoFile) -> None:
+    written(memo, row("a@x.example"), row("b@x.example imap1.example"), row("c@sub.x.example"), row("d@y.example"))
+    memo.remove_all("s", "@x.example")
+    memo.flush().result(10)
+    assert {one.key for one in again(memo)} == {"c@sub.x.example", "d@y.example"}
 
 
 def test_stores_are_kept_apart_and_another_section_has_said_nothing(memo: MemoFile) -> None:
@@ -74,6 +81,15 @@ def test_stores_are_kept_apart_and_another_section_has_said_nothing(memo: MemoFi
     assert again(memo, fingerprint="another next hop") == []
     assert again(memo) == []  # its rows are gone for good
     assert [one.key for one in again(memo, store="other")] == ["b"]
+
+
+def test_what_a_store_says_that_another_has_replaced_is_not_kept(memo: MemoFile) -> None:
+    written(memo, row("a"))
+    memo.load("s", "another next hop", 10, 0.0)
+    memo.put("s", "another next hop", row("b"))
+    memo.put("s", "print", row("c"))  # the end of a question from before the reload
+    memo.flush().result(10)
+    assert [one.key for one in again(memo, fingerprint="another next hop")] == ["b"]
 
 
 def test_what_is_read_is_bounded_and_what_is_too_old_is_removed(memo: MemoFile) -> None:
@@ -92,7 +108,7 @@ def test_what_is_too_long_is_not_kept(memo: MemoFile) -> None:
 def test_changes_are_written_by_themselves_within_a_moment(memo: MemoFile, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file, "BATCH", 0.05)
     memo.load("s", "print", 10, 0.0)
-    memo.put("s", row("a"))
+    memo.put("s", "print", row("a"))
     until = time.monotonic() + 10
     while not again(memo) and time.monotonic() < until:
         time.sleep(0.02)
@@ -117,7 +133,7 @@ def test_a_damaged_file_is_put_aside_and_a_new_one_begun(
     path.write_bytes(damage)
     memo = MemoFile(path)
     assert memo.load("s", "print", 10, 0.0) == []
-    memo.put("s", row("a"))
+    memo.put("s", "print", row("a"))
     memo.flush().result(10)
     assert "put aside" in caplog.text
     assert (tmp_path / "memo.db.damaged").read_bytes() == damage
@@ -138,7 +154,7 @@ def test_a_file_cut_or_flipped_anywhere_never_raises(memo: MemoFile) -> None:
             damaged = MemoFile(copy)
             for one in damaged.load("s", "print", 1000, 0.0):
                 assert isinstance(one, Row)
-            damaged.put("s", row("new"))
+            damaged.put("s", "print", row("new"))
             damaged.close()
             for left in copy.parent.glob("copy.db*"):
                 left.unlink()
@@ -152,7 +168,7 @@ def test_the_database_of_another_program_is_left_alone(tmp_path: Path, caplog: p
     before = path.read_bytes()
     memo = MemoFile(path)
     assert memo.load("s", "print", 10, 0.0) == []
-    memo.put("s", row("a"))
+    memo.put("s", "print", row("a"))
     memo.close()
     assert path.read_bytes() == before
     assert caplog.text.count("another program's database") == 1
@@ -177,11 +193,11 @@ def test_a_folder_that_is_not_there_is_said_once(tmp_path: Path, caplog: pytest.
     memo = MemoFile(tmp_path / "nowhere" / "memo.db")
     assert memo.load("s", "print", 10, 0.0) == []
     for _ in range(3):
-        memo.put("s", row("a"))
+        memo.put("s", "print", row("a"))
         memo.flush().result(10)
     assert caplog.text.count("will not survive a restart") == 1
     (tmp_path / "nowhere").mkdir()
-    memo.put("s", row("b"))
+    memo.put("s", "print", row("b"))
     memo.flush().result(10)
     assert "again" in caplog.text
     assert {one.key for one in again(memo)} == {"a", "b"}
@@ -194,7 +210,7 @@ def test_a_full_disk_costs_memory_only(memo: MemoFile, caplog: pytest.LogCapture
     (pages,) = memo._connection.execute("PRAGMA page_count").fetchone()
     memo._connection.execute(f"PRAGMA max_page_count = {pages}")  # SQLITE_FULL, as of a disk that is
     for at in range(2000):
-        memo.put("s", row(f"user{at}@example.org"))
+        memo.put("s", "print", row(f"user{at}@example.org"))
     memo.flush().result(10)
     assert "database or disk is full" in caplog.text
     assert [one.key for one in again(memo)] == ["a"]
@@ -205,7 +221,7 @@ def test_a_locked_file_holds_nobody_up(memo: MemoFile, caplog: pytest.LogCapture
     locker = sqlite3.connect(memo._path, isolation_level=None)
     locker.execute("BEGIN IMMEDIATE")
     began = time.monotonic()
-    memo.put("s", row("b"))
+    memo.put("s", "print", row("b"))
     assert time.monotonic() - began < 0.5
     memo.flush().result(20)
     assert "locked" in caplog.text
@@ -235,7 +251,7 @@ def test_changes_that_wait_are_bounded(memo: MemoFile, monkeypatch: pytest.Monke
     monkeypatch.setattr(file, "BATCH", 60.0)
     monkeypatch.setattr(threading.Thread, "start", lambda _: None)
     for at in range(10):
-        memo.put("s", row(f"u{at}"))
+        memo.put("s", "print", row(f"u{at}"))
     assert memo._changes.qsize() == 5
     monkeypatch.undo()
     memo._thread = None
@@ -244,11 +260,11 @@ def test_changes_that_wait_are_bounded(memo: MemoFile, monkeypatch: pytest.Monke
 def test_one_who_loses_patience_with_the_disk_does_not_end_the_writing(memo: MemoFile) -> None:
     written(memo, row("a"))
     with memo._lock:  # the disk hangs
-        memo.put("s", row("b"))
+        memo.put("s", "print", row("b"))
         flushing = memo.flush()
         time.sleep(0.05)
         assert flushing.cancel()
-    memo.put("s", row("c"))
+    memo.put("s", "print", row("c"))
     memo.flush().result(10)
     assert {one.key for one in again(memo)} == {"a", "b", "c"}
 
@@ -270,7 +286,7 @@ def test_a_killed_process_leaves_what_it_wrote(tmp_path: Path) -> None:
         "from rcptd.question import EXISTS\n"
         "memo = MemoFile(Path(sys.argv[1]))\n"
         "memo.load('s', 'print', 10, 0.0)\n"
-        "memo.put('s', Row('a', EXISTS, 100.0, 100.0, None))\n"
+        "memo.put('s', 'print', Row('a', EXISTS, 100.0, 100.0, None))\n"
         "memo.flush().result(10)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -69,6 +69,33 @@ def test_the_passing_of_the_window_alone_proves_nothing() -> None:
     assert vanishing.holds("a.example", 101)
 
 
+def test_that_others_are_there_does_not_bring_back_those_who_vanished() -> None:
+    vanishing = guard()
+    gone(vanishing, 6)
+    for minute in range(9):
+        there(vanishing, 30, now=minute * 60.0, first=100)
+    assert vanishing.holds("a.example", 599)
+    there(vanishing, 3, now=550)
+    assert vanishing.holds("a.example", 551)
+    gone(vanishing, 1, now=555)  # once more
+    there(vanishing, 1, now=556)
+    assert vanishing.holds("a.example", 557)
+    assert vanishing.is_missing("a.example", "u5")
+    there(vanishing, 1, now=558, first=5)
+    assert not vanishing.holds("a.example", 559)
+    assert not vanishing.is_missing("a.example", "u4")
+
+
+def test_whoever_vanishes_later_has_to_come_back_too() -> None:
+    vanishing = guard()
+    gone(vanishing, 3)
+    gone(vanishing, 3, first=3, now=10)
+    there(vanishing, 3, now=20)
+    assert vanishing.holds("a.example", 21)
+    gone(vanishing, 2 * MOST_ADDRESSES, first=6, now=30)
+    assert len(vanishing._domains["a.example"].vanished) == MOST_ADDRESSES
+
+
 def test_noes_are_believed_in_the_end(caplog: pytest.LogCaptureFixture) -> None:
     vanishing = guard()
     gone(vanishing, 4)
@@ -99,6 +126,8 @@ def test_none_means_never() -> None:
 def test_what_is_kept_track_of_is_bounded() -> None:
     vanishing = guard()
     gone(vanishing, MOST_ADDRESSES + 50)
+    vanishing.forget()
+    there(vanishing, MOST_ADDRESSES + 50)
     assert len(vanishing._domains["a.example"].seen) <= MOST_ADDRESSES
     for number in range(MOST_DOMAINS + 1):
         vanishing.note(f"d{number}.example", "u", gone=False, now=0.0)

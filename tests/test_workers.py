@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,6 +56,9 @@ def serving(workers: int | str, *prefix: str) -> Iterator[Daemon]:
     with sheltered("workers") as folder:
         fill(folder / "recipients.db", {"user@example.org": Mailbox()})
         with Daemon(folder, configuration(workers), prefix=prefix) as daemon:
+            # Their own lines may come after the supervisor's: a log's thread takes its time.
+            number = workers if isinstance(workers, int) else 2
+            assert wait_until(lambda: daemon.log().count("a worker is ready") >= number, 10)
             yield daemon
 
 
@@ -229,6 +233,31 @@ def test_workers_that_die_at_once_are_not_started_in_a_storm() -> None:
         assert daemon.log().count("another takes its place") < 25
         assert daemon.running
         assert wait_until(lambda: len(workers_of(daemon)) == 2, 20)
+
+
+FORK_FAILS_ONCE = """
+import errno, os, runpy, sys
+fork, forks = os.fork, 0
+def fails_once():
+    global forks
+    forks += 1
+    if forks == 3:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return fork()
+os.fork = fails_once
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again_and_costs_nobody_else() -> None:
+    with serving(2, sys.executable, "-c", FORK_FAILS_ONCE) as daemon:
+        daemon.expected_errors.append("cannot be started")
+        first, second = workers_of(daemon)
+        killed(daemon, first)
+        assert "cannot be started: Resource temporarily unavailable" in daemon.log()
+        assert second in workers_of(daemon)
+        assert len(workers_of(daemon)) == 2
 
 
 def test_workers_end_when_their_supervisor_is_gone() -> None:

@@ -19,7 +19,10 @@ from typing import Any
 _log = logging.getLogger(__name__)
 
 LINE = 64 * 1024
-"""How many octets a line may have."""
+"""How many octets a request may have."""
+
+ANSWER = 256 * LINE
+"""How many octets an answer may have: 64 workers tell what they remember, 200 addresses each."""
 
 CONNECTIONS = 32
 PATIENCE = 60.0
@@ -118,7 +121,7 @@ async def ask_all(paths: Sequence[Path], request: Mapping[str, Any]) -> list[Any
 
 async def _ask_one(path: Path, request: Mapping[str, Any]) -> Any:
     async with asyncio.timeout(ASKING):
-        reader, writer = await asyncio.open_unix_connection(path, limit=16 * LINE)
+        reader, writer = await asyncio.open_unix_connection(path, limit=ANSWER)
         try:
             writer.write(json.dumps(request).encode() + b"\n")
             line = await reader.readline()
@@ -149,7 +152,7 @@ def connected(path: Path, patience: float) -> Iterator[Ask]:
 
             def ask(request: Mapping[str, Any]) -> Any:
                 connection.sendall(json.dumps(request).encode() + b"\n")
-                line = answers.readline(16 * LINE)
+                line = answers.readline(ANSWER)
                 if not line.endswith(b"\n"):
                     raise ConnectionError("the daemon closed the connection")
                 answer = json.loads(line)

@@ -43,13 +43,11 @@ async def answer(world: World, file: MemoFile | None, request: Mapping[str, Any]
 
 def _shown(store: Remembering, wanted: str, mask: Mask) -> dict[str, Any]:
     shown: list[dict[str, Any]] = []
-    number = 0
-    for key, lines in store.show(wanted):
-        number += 1
-        if number <= MOST_SHOWN:
-            # What a next hop said names the address, too.
-            known = [line[:SAID] for line in lines] if mask(key) == key else []
-            shown.append({"address": mask(key), "known": known})
+    number, found = store.show(wanted, MOST_SHOWN)
+    for key, lines in found:
+        # What a next hop said names the address, too.
+        known = [line[:SAID] for line in lines] if mask(key) == key else []
+        shown.append({"address": mask(key), "known": known})
     return {"entries": shown, "number": number, "condition": store.condition(), "counts": dict(store.counts)}
 
 

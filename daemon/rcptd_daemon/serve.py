@@ -1,11 +1,11 @@
 """`rcptd serve`: one process with both front ends, asyncio in the main thread, libmilter in its own.
 
 Theory of operation. Everything that can fail is opened before the process says that it is ready: stores,
-then every listening socket. SIGHUP reads the file again, in a thread, for a large file or an account that is
-looked up in a directory takes its time; then it swaps policy and stores, or keeps the old ones and says why.
-Listeners stay as they are. SIGTERM drains: questions under way are answered, for as long as `[daemon] drain`
-allows. The process leaves by `os._exit`: a stopped libmilter takes 4.5 s to return and cuts its sessions
-meanwhile (measured), and Python waits without a limit for a task that ignores its cancellation, for a thread
+then every listening socket. SIGHUP reads the file again and opens what is new, in a thread, for a large file, a large
+memo or an account that is looked up in a directory takes its time; then it swaps policy and stores, or keeps the old
+ones and says why. Listeners stay as they are. SIGTERM drains: questions under way are answered, for as long as
+`[daemon] drain` allows. The process leaves by `os._exit`: a stopped libmilter takes 4.5 s to return and cuts its
+sessions meanwhile (measured), and Python waits without a limit for a task that ignores its cancellation, for a thread
 that hangs in a directory, and for a standard error that nobody reads.
 
 Signals are handled on the loop, from before the first socket is opened. Were libmilter in the main thread,
@@ -93,6 +93,7 @@ class Daemon:
         """Make ready to serve all front ends, or those of a worker's `share`, at `listeners` that are open already."""
         self._configuration = configuration
         self._listeners = listeners
+        self._is_worker = listeners is not None
         self._share = share or frozenset({"socketmap", "milter"})
         self._logs = logs.set_up(log_settings(configuration))
         self._decisions = DecisionLog(log_settings(configuration), self._logs)
@@ -173,7 +174,9 @@ class Daemon:
             notify.reloading()
             try:
                 new = await asyncio.to_thread(self._read_again)
-                world = open_world(
+                # In a thread, too, for a large memo takes seconds to read, and a disk that hangs takes for ever.
+                world = await asyncio.to_thread(
+                    open_world,
                     new,
                     kept=self._driver.world.stores,
                     before=self._configuration.stores,
@@ -206,6 +209,8 @@ class Daemon:
         for name in LISTENING:
             if new.sections.get(name) != wanted.sections.get(name):
                 _log.warning("reload: the listener of [%s] has changed, which needs a restart", name)
+        if wanted.daemon.workers != 1 and not self._is_worker:
+            _log.warning("reload: the number of workers has changed, which needs a restart")
         if new.memo != wanted.memo:
             _log.warning("reload: [memo] has changed, which needs a restart")
         self._configuration = new

@@ -136,7 +136,15 @@ class Supervisor:
     def _fork(self, worker: _Worker) -> None:
         # A signal that comes before the worker has its handlers waits for them.
         signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_WORKERS)
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            # Too many processes, or no memory. Those that are there go on, and it is tried again.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _FOR_WORKERS)
+            _log.error("worker %d cannot be started: %s", worker.number, error.strerror)
+            worker.failures += 1
+            worker.due = time.monotonic() + min(0.1 * 2**worker.failures, LONGEST_PAUSE)
+            return
         if pid == 0:
             try:
                 self._become(worker)

@@ -21,7 +21,7 @@ from rcptd.question import Answer
 PROBATION = 4
 """The least part of the room, one in so many, that is kept for new answers."""
 
-LOOKS = 200
+LOOKS = 1000
 """At how many entries one new answer may look for room; a few milliseconds at worst here."""
 
 

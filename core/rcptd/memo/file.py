@@ -6,7 +6,8 @@ file reaches an answer: a disk that is full, a file that is locked, damaged or g
 the next restart. It is said once in the log, and once more when it is well again. A file that is no database is
 put aside as PATH.damaged, and a new one begun.
 
-Rows are of a store with its section as it was: another next hop under the same name has said nothing yet.
+Rows are of a store with its section as it was: another next hop under the same name has said nothing yet. What the
+one before it still says, as after a reload, in this process or in another worker, is not kept.
 
 LIMITS. A row's key and answer are bounded, so is the number of rows that are read and of changes that wait; what is
 more is not kept.
@@ -67,14 +68,22 @@ class Row(NamedTuple):
 
 class _Put(NamedTuple):
     store: str
+    fingerprint: str
     row: Row
 
 
 class _Remove(NamedTuple):
-    """Removes a key of a store, or every key."""
+    """Removes a key of a store."""
 
     store: str
-    key: str | None
+    key: str
+
+
+class _RemoveAll(NamedTuple):
+    """Removes every key of a store, or those of a domain, which is written with its @."""
+
+    store: str
+    domain: str
 
 
 class _Own(NamedTuple):
@@ -85,7 +94,7 @@ class _Own(NamedTuple):
     since: float
 
 
-_Change = _Put | _Remove | _Own
+_Change = _Put | _Remove | _RemoveAll | _Own
 
 
 class MemoFile:
@@ -120,13 +129,17 @@ class MemoFile:
         rows.reverse()
         return rows
 
-    def put(self, store: str, row: Row) -> None:
-        """Keep a row in place of the one before it."""
-        self._change(_Put(store, row))
+    def put(self, store: str, fingerprint: str, row: Row) -> None:
+        """Keep a row in place of the one before it, unless the store has another section now."""
+        self._change(_Put(store, fingerprint, row))
 
-    def remove(self, store: str, key: str | None) -> None:
-        """Remove the row of a key, or all rows of a store."""
+    def remove(self, store: str, key: str) -> None:
+        """Remove the row of a key."""
         self._change(_Remove(store, key))
+
+    def remove_all(self, store: str, domain: str = "") -> None:
+        """Remove all rows of a store, or those of a domain (`@domain`)."""
+        self._change(_RemoveAll(store, domain))
 
     def flush(self) -> "Future[None]":
         """Write at once what waits; the future ends when that was tried."""
@@ -194,17 +207,25 @@ class MemoFile:
         with connection:  # one transaction
             for change in batch:
                 match change:
-                    case _Put(store, row):
+                    case _Put(store, fingerprint, row):
                         if len(row.key) <= KEY_OCTETS:
                             answer = codec.encode(row.answer) if row.answer else None
                             connection.execute(
-                                "REPLACE INTO answer VALUES (?, ?, ?, ?, ?, ?)",
-                                (store, row.key, answer, row.asked, row.good, row.gone),
+                                "REPLACE INTO answer SELECT ?1, ?3, ?4, ?5, ?6, ?7 WHERE EXISTS "
+                                "(SELECT 1 FROM section WHERE store = ?1 AND fingerprint = ?2)",
+                                (store, fingerprint, row.key, answer, row.asked, row.good, row.gone),
                             )
-                    case _Remove(store, None):
-                        connection.execute("DELETE FROM answer WHERE store = ?", (store,))
                     case _Remove(store, key):
                         connection.execute("DELETE FROM answer WHERE store = ? AND key = ?", (store, key))
+                    case _RemoveAll(store, ""):
+                        connection.execute("DELETE FROM answer WHERE store = ?", (store,))
+                    case _RemoveAll(store, domain):
+                        # A server's name may stand behind the address, after a space.
+                        connection.execute(
+                            "DELETE FROM answer WHERE store = ?1 AND "
+                            "(substr(key, -length(?2)) = ?2 OR instr(key, ?2 || ' ') > 0)",
+                            (store, domain),
+                        )
                     case _Own(store, fingerprint, since):
                         connection.execute(
                             "DELETE FROM answer WHERE store = ?1 AND (asked <= ?3 OR NOT EXISTS "

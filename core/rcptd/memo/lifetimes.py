@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 from rcptd import schema
+from rcptd.memo.vanish import MOST_ADDRESSES
 from rcptd.question import Answer, Found, Mailbox, NotFound
 from rcptd.schema import option
 
@@ -54,7 +55,7 @@ class Lifetimes:
         doc="How long an address that was good is deferred, not refused, once the store says no; 0s for never.",
     )
     vanish: int = option(
-        schema.number(0, 1_000_000),
+        schema.number(0, MOST_ADDRESSES),
         default=10,
         doc="So many good addresses that turn into noes together make every no of their domain a deferral; 0 for "
         "never.",

@@ -30,7 +30,7 @@ from rcptd.memo.entries import Entries, Entry
 from rcptd.memo.file import MemoFile, Row
 from rcptd.memo.lifetimes import Lifetimes, is_good
 from rcptd.memo.telling import ago, told
-from rcptd.memo.vanish import Vanishing
+from rcptd.memo.vanish import MOST_ADDRESSES, Vanishing
 from rcptd.question import (
     Answer,
     AsksServers,
@@ -85,10 +85,11 @@ class Remembering:
         )
         self._clock = clock
         self._file = file
+        self._fingerprint = fingerprint
         self._since_epoch = time.time() - clock()  # fixed, so that a clock that is set makes no answer older
         self._flights: dict[str, asyncio.Task[Answer]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._purges = 0
+        self._void: set[asyncio.Task[Answer]] = set()  # questions from before a purge
         if file:
             self._load(file, fingerprint)
 
@@ -100,20 +101,22 @@ class Remembering:
         if entry is None:
             return NOT_REMEMBERED
         now = self._clock()
-        if now >= entry.until:
+        if now >= entry.until or self._is_doubted(entry, recipient.domain):
             return NOT_REMEMBERED
         entry.used = True
         if now >= entry.refresh_at and not entry.refreshing:
             if self._loop is None:
                 return NOT_REMEMBERED  # read from the file, and nobody has asked on the loop yet
             entry.refreshing = True
-            self._loop.call_soon_threadsafe(self._refresh, recipient)
+            self._loop.call_soon_threadsafe(self._refresh, _key(recipient), recipient, "")
         return entry.answer
 
     def peek(self, recipient: Recipient) -> Answer | Busy:
         """Give the remembered answer that still counts, unnoticed."""
         entry = self._entries.get(_key(recipient))
-        return entry.answer if entry and self._clock() < entry.until else NOT_REMEMBERED
+        if entry is None or self._clock() >= entry.until or self._is_doubted(entry, recipient.domain):
+            return NOT_REMEMBERED
+        return entry.answer
 
     def last_known(self, recipient: Recipient) -> Answer | None:
         """Give the last good answer, where it may stand in for one that does not come."""
@@ -152,10 +155,14 @@ class Remembering:
         self._loop = asyncio.get_running_loop()
         key = f"{_key(recipient)} {server}"
         entry = self._entries.get(key)
-        if entry and self._clock() < min(entry.until, entry.refresh_at):
-            entry.used = True
-            return entry.answer
-        return await self._join(key, recipient, server)
+        now = self._clock()
+        if entry is None or now >= entry.until or self._is_doubted(entry, recipient.domain):
+            return await self._join(key, recipient, server)
+        entry.used = True
+        if now >= entry.refresh_at and not entry.refreshing:
+            entry.refreshing = True
+            self._refresh(key, recipient, server)
+        return entry.answer
 
     async def ask_in_shadow(self, recipient: Recipient) -> Answer:
         """Ask the store past the memory."""
@@ -163,54 +170,56 @@ class Remembering:
 
     async def aclose(self) -> None:
         """End what is under way, then close the store."""
-        flights = tuple(self._flights.values())
+        flights = (*self._flights.values(), *self._void)
         for flight in flights:
             flight.cancel()
         if flights:
             await asyncio.wait(flights, timeout=1)
         await self.service.aclose()
 
-    def show(self, address: str) -> Iterator[tuple[str, list[str]]]:
-        """Tell what is remembered of an address, of a domain (`@domain`), or of everybody ("")."""
-        for key, entry in self._matching(address):
-            yield key, self._told(entry)
+    def show(self, address: str, most: int) -> tuple[int, list[tuple[str, list[str]]]]:
+        """Tell what is remembered of an address, of a domain (`@domain`), or of everybody (""); of `most` at most.
+
+        Gives how many answers there are, too.
+        """
+        found = list(self._matching(address))
+        return len(found), [(key, self._told(entry)) for key, entry in found[:most]]
 
     def purge(self, address: str) -> int:
         """Forget an address, a domain, or everybody, as in `show`; gives how many answers that were.
 
-        Questions under way are not learnt from, as they may have been answered before.
+        Questions about them that are under way are not learnt from, nor joined, as they may have been answered before.
         """
-        self._purges += 1
-        if not address or address.startswith("@"):
-            self._vanishing.forget(address[1:])
+        of_many = not address or address.startswith("@")
+        if of_many:
+            self._vanishing.forget(address[1:].casefold())
+        meant = _meant(address)
+        for key in [*filter(meant, self._flights)]:
+            self._void.add(self._flights.pop(key))
         keys = [key for key, _ in self._matching(address)]
         for key in keys:
             self._entries.remove(key)
-            if self._file and address:
+            if self._file and not of_many:
                 self._file.remove(self._name, key)
-        if self._file and not address:
-            self._file.remove(self._name, None)
+        if self._file and of_many:
+            self._file.remove_all(self._name, address.casefold())
         return len(keys)
 
     def _matching(self, address: str) -> Iterator[tuple[str, Entry]]:
-        wanted = address.casefold()
-        for key, entry in self._entries.items():
-            of, _, _ = key.rpartition(" ") if " " in key.rpartition("@")[2] else (key, "", "")
-            if not wanted or (of.casefold().endswith(wanted) if wanted.startswith("@") else of.casefold() == wanted):
-                yield key, entry
+        meant = _meant(address)
+        return ((key, entry) for key, entry in self._entries.items() if meant(key))
 
     def _told(self, entry: Entry | None) -> list[str]:
         return told(entry, self._clock(), self._lifetimes.stale if self._stale(entry) else 0.0)
 
     # Asking.
 
-    def _refresh(self, recipient: Recipient) -> None:
-        key = _key(recipient)
+    def _refresh(self, key: str, recipient: Recipient, server: str) -> None:
         if key in self._flights:
             return
-        if len(self._flights) < MOST_FLIGHTS:
+        if len(self._flights) + len(self._void) < MOST_FLIGHTS:
             self.counts["refreshed"] += 1
-            self._start(key, recipient, "")
+            self._start(key, recipient, server)
         else:
             self._not_fresh(key)
 
@@ -218,7 +227,7 @@ class Remembering:
         flight = self._flights.get(key)
         if flight:
             self.counts["joined"] += 1
-        elif len(self._flights) < MOST_FLIGHTS:
+        elif len(self._flights) + len(self._void) < MOST_FLIGHTS:
             self.counts["asked"] += 1
             flight = self._start(key, recipient, server)
         else:
@@ -227,12 +236,17 @@ class Remembering:
         return await asyncio.shield(flight)
 
     def _start(self, key: str, recipient: Recipient, server: str) -> "asyncio.Task[Answer]":
-        flight = asyncio.get_running_loop().create_task(self._fly(key, recipient, server, self._purges))
+        flight = asyncio.get_running_loop().create_task(self._fly(key, recipient, server))
         self._flights[key] = flight
-        flight.add_done_callback(lambda _: self._flights.pop(key, None))
+        flight.add_done_callback(lambda _: self._landed(key, flight))
         return flight
 
-    async def _fly(self, key: str, recipient: Recipient, server: str, purges: int) -> Answer:
+    def _landed(self, key: str, flight: "asyncio.Task[Answer]") -> None:
+        self._void.discard(flight)
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+
+    async def _fly(self, key: str, recipient: Recipient, server: str) -> Answer:
         try:
             async with asyncio.timeout(LONGEST_FLIGHT):
                 if not server:
@@ -247,9 +261,8 @@ class Remembering:
             # A bug of the store's: those who were good stay so, and nothing is learnt.
             _log.exception("store %s failed", self._name)
             said = Unavailable(f"failed: {error!r}")
-        if purges != self._purges:
-            self._not_fresh(key)
-            return said
+        if asyncio.current_task() in self._void:
+            return self._believed(recipient.domain, said, self._clock())
         return self._learn(key, recipient.domain, said)
 
     # Learning.
@@ -260,7 +273,7 @@ class Remembering:
         before = self._entries.get(key)
         match said:
             case Found(mailbox):
-                if before and before.good_at is not None:
+                if (before and before.good_at is not None) or self._vanishing.is_missing(domain, key):
                     self._vanishing.note(domain, key, gone=False, now=now)
                 good_at = now if is_good(mailbox) else before.good_at if before else None
                 self._remember(key, said, now, good_at=good_at)
@@ -271,12 +284,13 @@ class Remembering:
                 return self._cannot_tell(key, said, before, now)
 
     def _not_there(self, key: str, domain: str, said: NotFound, before: Entry | None, now: float) -> Answer:
-        if before is None or before.good_at is None or now - before.good_at > self._longest_good:
-            held = self._vanishing.holds(domain, now)
-            if held:
-                return Unavailable(f"not believed, as many vanished together: {said.source or said.absence.value}")
-            self._remember(key, said, now)
-            return said
+        long_ago = before and before.good_at is not None and now - before.good_at > self._longest_good
+        # What has begun to land goes on for its time, whenever it was good.
+        if before is None or before.good_at is None or (long_ago and before.gone_at is None):
+            believed = self._believed(domain, said, now)
+            if believed is said:
+                self._remember(key, said, now)
+            return believed
         gone_at = before.gone_at
         if gone_at is None:
             gone_at = now
@@ -293,6 +307,16 @@ class Remembering:
         life = self._lifetimes.no
         self._remember(key, answer, now, good_at=before.good_at, gone_at=gone_at, life=life)
         return answer
+
+    def _believed(self, domain: str, said: Answer, now: float) -> Answer:
+        """Give an answer, or "cannot tell" for a no of a domain whose good addresses vanished together."""
+        if isinstance(said, NotFound) and self._vanishing.holds(domain, now):
+            return Unavailable(f"not believed, as many vanished together: {said.source or said.absence.value}")
+        return said
+
+    def _is_doubted(self, entry: Entry, domain: str) -> bool:
+        """Say whether an answer is a no from before the good addresses of its domain vanished together."""
+        return isinstance(entry.answer, NotFound) and self._vanishing.is_held(domain)
 
     def _cannot_tell(self, key: str, said: Unavailable, before: Entry | None, now: float) -> Answer:
         self._not_fresh(key)
@@ -318,7 +342,7 @@ class Remembering:
 
     @property
     def _longest_good(self) -> float:
-        return self._lifetimes.yes + self._lifetimes.stale
+        return self._lifetimes.yes + max(self._lifetimes.stale, self._lifetimes.soft_landing)
 
     def _remember(
         self,
@@ -345,6 +369,7 @@ class Remembering:
                 epoch = self._since_epoch
                 self._file.put(
                     self._name,
+                    self._fingerprint,
                     Row(key, kept, asked + epoch, _plus(good_at, epoch), _plus(gone_at, epoch)),
                 )
 
@@ -356,6 +381,7 @@ class Remembering:
             asked = min(row.asked - self._since_epoch, now)
             good_at, gone_at = (_plus(at, -self._since_epoch) for at in (row.good, row.gone))
             good_at = None if good_at is None else min(good_at, asked)
+            gone_at = None if gone_at is None else min(gone_at, asked)
             answer = row.answer or Unavailable("said no before the restart")
             if good_at is None and asked + self._lifetimes.life(answer) <= now:
                 continue
@@ -368,10 +394,47 @@ class Remembering:
                 life=None if row.answer else 0.0,
                 to_file=False,
             )
+        self._note_vanished()
+
+    def _note_vanished(self) -> None:
+        """Let the guard see again what it saw before the restart, or that would be the end of it."""
+        gone: dict[str, dict[str, float]] = {}
+        there: dict[str, dict[str, float]] = {}
+        for key, entry in self._entries.items():
+            if entry.gone_at is not None and entry.good_at is not None:
+                gone.setdefault(_domain(key), {})[key] = entry.gone_at
+        for key, entry in self._entries.items() if gone else ():
+            if entry.good_at == entry.asked and (domain := _domain(key)) in gone:
+                there.setdefault(domain, {})[key] = entry.asked
+        for domain, vanished in gone.items():
+            begun = min(vanished.values())
+            seen = [(at, key) for key, at in {**vanished, **there.get(domain, {})}.items() if at >= begun]
+            for at, key in sorted(seen)[-2 * MOST_ADDRESSES :]:
+                self._vanishing.note(domain, key, gone=key in vanished, now=at)
 
 
 def _key(recipient: Recipient) -> str:
     return f"{recipient.local}@{recipient.domain}"
+
+
+def _meant(address: str) -> Callable[[str], bool]:
+    """Give what says whether a key is of an address, of a domain (`@domain`), or of anybody ("")."""
+    wanted = address.casefold()
+    if not wanted:
+        return lambda _: True
+    domain = wanted[wanted.rfind("@") :]
+
+    def meant(key: str) -> bool:
+        if domain not in key:  # which costs the many others next to nothing; domains have no capital letters
+            return False
+        of = key.rpartition(" ")[0] if " " in key.rpartition("@")[2] else key
+        return of.endswith(domain) and (wanted == domain or of.casefold() == wanted)
+
+    return meant
+
+
+def _domain(key: str) -> str:
+    return key.rpartition("@")[2].partition(" ")[0]
 
 
 def _plus(at: float | None, seconds: float) -> float | None:

@@ -3,7 +3,8 @@
 A list that came out empty, a directory with the wrong base, a next hop that has begun to refuse us in the words of
 "unknown user" look to a filter like a thousand mailboxes deleted at once. So of every good address that is asked
 about again it is kept whether it is still there. When at least `least` of a domain are gone, and they are the larger
-part, noes are not believed there until the addresses come back, or until `hold` has passed.
+part, noes are not believed there until most of those very addresses have come back, or until `hold` has passed. That
+others are there, or that time passes, says nothing: half of a domain may have been kept in a place that is lost.
 
 Pure: times are handed in, seconds on any one clock. On the loop only.
 """
@@ -20,11 +21,15 @@ MOST_DOMAINS = 10_000
 
 
 class _Domain:
-    __slots__ = ("seen", "since")
+    """What was seen of a domain's good addresses; once it is held, which of those that vanished are still missing."""
+
+    __slots__ = ("missing", "seen", "since", "vanished")
 
     def __init__(self) -> None:
         self.seen: OrderedDict[str, tuple[float, bool]] = OrderedDict()
-        self.since: float | None = None
+        self.since = 0.0
+        self.vanished: set[str] = set()
+        self.missing: set[str] = set()
 
 
 class Vanishing:
@@ -49,18 +54,29 @@ class Vanishing:
             if len(self._domains) > MOST_DOMAINS:
                 old, _ = self._domains.popitem(last=False)
                 self._held.discard(old)
+        if domain in self._held:
+            self._note_held(domain, found, key, gone=gone)
+            return
         found.seen.pop(key, None)
         found.seen[key] = (now, gone)
         if len(found.seen) > MOST_ADDRESSES:
             found.seen.popitem(last=False)
         self._judge(domain, found, now)
 
+    def is_missing(self, domain: str, key: str) -> bool:
+        """Say whether an address is one of those that vanished, and has not come back."""
+        return domain in self._held and key in self._domains[domain].missing
+
+    def is_held(self, domain: str) -> bool:
+        """Say what `holds` said last; any thread may call."""
+        return domain in self._held
+
     def holds(self, domain: str, now: float) -> bool:
         """Say whether noes of a domain are not to be believed."""
         if domain not in self._held:
             return False
         found = self._domains[domain]
-        if found.since is not None and now - found.since < self._hold:
+        if now - found.since < self._hold:
             return True
         _log.error(
             "store %s: the good addresses of %s that vanished together have not come back; the noes are believed now",
@@ -90,22 +106,30 @@ class Vanishing:
     def _judge(self, domain: str, found: _Domain, now: float) -> None:
         while found.seen and now - next(iter(found.seen.values()))[0] > self._window:
             found.seen.popitem(last=False)
-        gone = sum(1 for _, lost in found.seen.values() if lost)
-        if domain in self._held:
-            # The window empties by itself where nobody asks; only addresses that are there prove that all is well.
-            if len(found.seen) - gone >= self._least and gone * 100 < self._share * len(found.seen):
-                _log.warning("store %s: the addresses of %s are back; its noes are believed again", self._store, domain)
-                self._release(domain, found)
-        elif gone >= self._least and gone * 100 >= self._share * len(found.seen):
+        gone = [key for key, (_, lost) in found.seen.items() if lost]
+        if len(gone) >= self._least and len(gone) * 100 >= self._share * len(found.seen):
             found.since = now
+            found.vanished, found.missing = set(gone), set(gone)
             self._held.add(domain)
             _log.error(
                 "store %s: %d good addresses of %s vanished together, of %d asked about again within %g min; its noes "
                 "are deferred, see rcptd memo show; rcptd memo purge @%s if they are right",
-                self._store, gone, domain or "no domain", len(found.seen), self._window / 60, domain,
+                self._store, len(gone), domain or "no domain", len(found.seen), self._window / 60, domain,
             )  # fmt: skip
+
+    def _note_held(self, domain: str, found: _Domain, key: str, *, gone: bool) -> None:
+        if gone:
+            if key in found.vanished or len(found.vanished) < MOST_ADDRESSES:
+                found.vanished.add(key)
+                found.missing.add(key)
+            return
+        found.missing.discard(key)
+        if 2 * len(found.missing) < len(found.vanished):
+            _log.warning("store %s: the addresses of %s are back; its noes are believed again", self._store, domain)
+            self._release(domain, found)
 
     def _release(self, domain: str, found: _Domain) -> None:
         self._held.discard(domain)
         found.seen.clear()
-        found.since = None
+        found.vanished.clear()
+        found.missing.clear()

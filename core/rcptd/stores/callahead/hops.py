@@ -148,7 +148,8 @@ class Hops:
                 options = replace(options, refusals_per_connection=0)
             if plain:
                 options = replace(options, tls="off")
-            return await open_connection(hop, dial, options, until=asyncio.get_running_loop().time() + OPENING)
+            opening = max(OPENING, self._settings.connect_timeout)
+            return await open_connection(hop, dial, options, until=asyncio.get_running_loop().time() + opening)
 
         return opened
 

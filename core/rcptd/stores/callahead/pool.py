@@ -271,8 +271,9 @@ class Pool:
             self._idle.pop(waiter, None)
 
     def _dismiss(self, waiter: "asyncio.Future[bool | None]", said: bool | None = None) -> None:
-        del self._idle[waiter]
-        waiter.set_result(said)
+        if not waiter.done():  # a question may have come in the same turn of the loop
+            del self._idle[waiter]
+            waiter.set_result(said)
 
     def _dismiss_idle(self) -> None:
         for waiter in list(self._idle):
@@ -300,6 +301,7 @@ class Pool:
                 question.fail(self._closing())
             raise
         again: list[Question] = []
+        trouble_before: Outcome | None = None
         at = 0
         for question in batch:
             own = outcomes[at : at + len(question.recipients)]
@@ -310,7 +312,8 @@ class Pool:
                 why = f"{self.name}: had no room for it, {AGAIN + 1} times"
                 question.fail(HopTrouble(Trouble.REFUSED, Step.RCPT, why))
             else:
-                self._count(own[0])
+                self._count(own[0], news=own[0] is not trouble_before)
+                trouble_before = own[0]
                 question.answer(own)
         if again:
             self._ask_again(again)
@@ -341,10 +344,16 @@ class Pool:
         for _ in questions:
             self._call_one()
 
-    def _count(self, outcome: Answer | HopTrouble) -> None:
-        """Count an outcome, and let the breaker and the log know what it says of the hop."""
+    def _count(self, outcome: Answer | HopTrouble, *, news: bool) -> None:
+        """Count an outcome, and let the breaker and the log know what it says of the hop, if that is news.
+
+        A connection that is lost in a transaction is one trouble, however many questions it had.
+        """
         if isinstance(outcome, HopTrouble):
-            self._troubled(outcome)
+            if news:
+                self._troubled(outcome)
+            else:
+                self.counts[outcome.kind.value] += 1
             return
         vague = isinstance(outcome, Unavailable) and not outcome.of_recipient
         self.counts["cannot tell" if vague else _KINDS[type(outcome)]] += 1

@@ -22,7 +22,7 @@ from dataclasses import replace
 from random import random as chance
 
 from rcptd.address import Recipient
-from rcptd.question import Absence, Answer, Found, NotFound, Unavailable
+from rcptd.question import EXISTS, Absence, Answer, Found, NotFound, Unavailable
 from rcptd.stores.callahead import routes
 from rcptd.stores.callahead.acceptall import AcceptAll, Key
 from rcptd.stores.callahead.hops import Hops, Place
@@ -172,7 +172,8 @@ class CallAhead:
         outcome: Outcome | None = None
         try:
             outcome, of_stranger = await pool.ask((recipient, self._accept_all.stranger(recipient.domain)))
-            if isinstance(of_stranger, Found | NotFound):
+            # One that is full, disabled or closed was refused too, but says nothing clear.
+            if isinstance(of_stranger, NotFound) or of_stranger == EXISTS:
                 self._accept_all.learn(key, isinstance(of_stranger, Found), self._clock())
             return outcome
         finally:
