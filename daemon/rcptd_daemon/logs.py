@@ -38,8 +38,8 @@ LAST_LINES = 1.0
 GATHER = 0.05
 """How long, in seconds, lines are gathered: each time that the writer wakes up costs those who decide a millisecond."""
 
-BATCH = 1000
-"""How many lines are written at once."""
+BATCH = QUEUE
+"""How many lines are written at once: as many as may wait."""
 
 JOURNAL = "/run/systemd/journal/socket"  # systemd's native protocol: one datagram an entry
 _PRIORITY = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
@@ -269,9 +269,10 @@ class _Line(logging.Formatter):
         """Write fields as one line; `created` is seconds since the epoch."""
         if self._with_time:
             second, fraction = divmod(created, 1)
-            if second != self._second[0]:
-                self._second = (int(second), time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)))
-            fields = {"time": f"{self._second[1]}.{int(fraction * 1000):03d}Z", **fields}
+            known = self._second  # any thread may write lines
+            if second != known[0]:
+                known = self._second = (int(second), time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)))
+            fields = {"time": f"{known[1]}.{int(fraction * 1000):03d}Z", **fields}
         line = json.dumps(fields, default=str) if self._json else logfmt(fields)
         priority = f"<{_PRIORITY.get(level, 6)}>" if self._with_level else ""
         return f"{priority}{self._prefix}{line}"
