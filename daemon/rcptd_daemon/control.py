@@ -127,11 +127,16 @@ async def _ask_one(path: Path, request: Mapping[str, Any]) -> Any:
             line = await reader.readline()
         finally:
             writer.close()
+    return _result(line)
+
+
+def _result(line: bytes) -> Any:
+    """Take the result out of an answer; raises `ValueError` where the daemon refused, `ConnectionError` where it went."""
     if not line.endswith(b"\n"):
-        raise ConnectionError("the connection was closed")
+        raise ConnectionError("the daemon closed the connection")
     answer = json.loads(line)
     if not answer.get("ok"):
-        raise ValueError(answer.get("error", "refused"))
+        raise ValueError(answer.get("error", "the daemon refused"))
     return answer["result"]
 
 
@@ -153,12 +158,7 @@ def connected(path: Path, patience: float) -> Iterator[Ask]:
             def ask(request: Mapping[str, Any]) -> Any:
                 connection.sendall(json.dumps(request).encode() + b"\n")
                 line = answers.readline(ANSWER)
-                if not line.endswith(b"\n"):
-                    raise ConnectionError("the daemon closed the connection")
-                answer = json.loads(line)
-                if not answer.get("ok"):
-                    raise ValueError(answer.get("error", "the daemon refused"))
-                return answer["result"]
+                return _result(line)
 
             yield ask
 
