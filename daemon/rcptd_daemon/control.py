@@ -131,7 +131,7 @@ async def _ask_one(path: Path, request: Mapping[str, Any]) -> Any:
 
 
 def _result(line: bytes) -> Any:
-    """Take the result out of an answer; raises `ValueError` where the daemon refused, `ConnectionError` where it went."""
+    """Take the result out of an answer; raises `ValueError` where the daemon refused, else `ConnectionError`."""
     if not line.endswith(b"\n"):
         raise ConnectionError("the daemon closed the connection")
     answer = json.loads(line)
