@@ -592,3 +592,12 @@ def test_a_state_that_could_not_be_opened_is_tried_again(
     assert caplog.text.count("Too many open files") == 1
     scene.look()
     assert scene.ask("carl@example.org") is EXISTS
+
+
+def test_a_folder_in_place_of_the_file_is_refused_and_leaves_nothing_open(tmp_path: Path) -> None:
+    scene = Scene(tmp_path / "folder")
+    scene.path.mkdir()
+    scene.look()
+    assert scene.why("anna@example.org") == f"{scene.path}: is no regular file"
+    open_there = [link for link in Path("/proc/self/fd").iterdir() if os.path.realpath(link) == str(scene.path)]
+    assert not open_there

@@ -170,11 +170,12 @@ class File:
         except OSError as error:
             # Perhaps there was no descriptor left: this state of the file is tried again at the next look.
             raise Refused(f"{self._path}: {error.strerror}") from None
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)  # before fdopen, which raises for a folder and leaves it open
+            self._seen = signature
+            raise Refused(f"{self._path}: is no regular file")
         with os.fdopen(descriptor, "rb", buffering=1 << 18) as source:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                self._seen = signature
-                raise Refused(f"{self._path}: is no regular file")
             if time.time() - status.st_mtime < SETTLED:
                 time.sleep(STILL)
             if _signature(os.fstat(descriptor)) != signature or not self._is_still(signature):
