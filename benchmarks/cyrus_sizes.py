@@ -175,7 +175,7 @@ class Size:
                     command: list[str | Path] = [self._asking, path, str(CONNECTIONS), reply]
                     figures = asked(command, keys, partial(of_service, self._cyrus.pid, NAMES[server]))
                     self._report.add(number, scenario(self._size, kind), server, figures)
-                self.changes += len(changes)
+            self.changes += len(changes)  # now that the writer has ended: it makes one change at least
         known = [key(one, self._size, "hits") for one in numbers[:1000]]
         figures = by_hand(self._program, self._cyrus, known)
         self._report.add(number, scenario(self._size, "start"), BY_HAND, figures)
