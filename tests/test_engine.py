@@ -324,3 +324,20 @@ def test_the_end_of_an_alias_on_another_server_is_taken_as_it_stands() -> None:
     fed.start()
     assert fed.tell(Found(Mailbox(targets=("end@example.org",)))) == "local end@example.org"
     assert fed.tell(Found(Mailbox(server="b1.example"))) == "250 2.1.5"
+
+
+def test_a_server_that_was_named_for_a_whole_domain_may_refuse_its_recipients() -> None:
+    domain = Found(Mailbox(server="b1.example", catch_all=True))
+    for slow, answer, said in (
+        ({"other"}, NOT_FOUND, "550 5.1.1"),
+        ({"other"}, EXISTS, "250 2.1.5"),
+        ({"other"}, Unavailable("down"), "451 4.4.3"),
+        (set(), NOT_FOUND, "451 4.4.3"),  # a table has asked no server
+    ):
+        fed = Fed(policy(TWO, slow=frozenset(slow)), milter())
+        fed.start()
+        assert fed.tell(domain) == "other user@example.org"
+        assert fed.tell(answer) == said
+    alone = Fed(ONE, milter())
+    alone.start()
+    assert alone.tell(domain) == "451 4.4.3"

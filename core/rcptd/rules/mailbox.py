@@ -6,7 +6,8 @@ store knows against the query. All three are generators: they yield `Lookup`s an
 
 A store that knows the mailbox to be on another server (a Cyrus Murder's frontend) does not decide: the stores
 behind it in the list are told which server to ask. Where they know nobody, the two disagree, as they do for a
-moment when a mailbox is deleted or moves, and the recipient is deferred.
+moment when a mailbox is deleted or moves, and the recipient is deferred. Where it named the server for the whole
+domain only, it has not said that the recipient exists, and the server's no is one.
 """
 
 from typing import assert_never
@@ -32,6 +33,7 @@ def verify(case: Case, walked: Walked, recipient: Recipient) -> Steps[Verdict | 
     unanswered = False
     absence = Absence.MAILBOX
     server = ""
+    named: Mailbox | None = None
     base = rule.base(recipient)
     for store in stores:
         if base is None:
@@ -44,19 +46,20 @@ def verify(case: Case, walked: Walked, recipient: Recipient) -> Steps[Verdict | 
                     return walked.accepted
                 if not mailbox.server:
                     return (yield from _judge(case, walked, mailbox))
-                server = mailbox.server
+                named, server = mailbox, mailbox.server
             case Unavailable():
                 if walked.unavailable:
                     return walked.unavailable
                 unanswered = True
             case NotFound(said):
                 absence = said
+                named = _unless_denied(named, store, case)
             case _:
                 assert_never(answer)
     if unanswered:
         return walked.unknown
     # An end that only an unasked store could know is taken as it stands: see Case.unasked.
-    return walked.accepted if unasked else _nobody_knows(walked, absence, server)
+    return walked.accepted if unasked else _nobody_knows(walked, absence, named)
 
 
 def _stores(case: Case, rule: Rule) -> tuple[tuple[str, ...], bool]:
@@ -81,9 +84,17 @@ def _proven(answer: Answer, rule: Rule, case: Case) -> Answer:
     return answer
 
 
-def _nobody_knows(walked: Walked, absence: Absence, server: str) -> Verdict | None:
-    if server:
-        return walked.unknown  # a store named it, and whoever was asked there does not know the recipient
+def _unless_denied(named: Mailbox | None, store: str, case: Case) -> Mailbox | None:
+    """Give what was named with its server, None where that was a whole domain and the server has denied the recipient.
+
+    Only a store that waits has asked there; a table that knows nobody says nothing of servers.
+    """
+    return None if named and named.catch_all and store in case.policy.slow else named
+
+
+def _nobody_knows(walked: Walked, absence: Absence, named: Mailbox | None) -> Verdict | None:
+    if named:
+        return walked.unknown  # a store named its server, where it is not known, or nobody has asked
     match walked.rule.not_found:
         case "next":
             return None
