@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from rcptd import decision as decision_module
 from rcptd import drive
 from rcptd.address import Recipient
-from rcptd.drive import GRACE, MOST_SHADOWS, MOST_STRAYS, Decision, Driver
+from rcptd.decision import Decision, Told
+from rcptd.drive import GRACE, MOST_SHADOWS, MOST_STRAYS, Driver
 from rcptd.question import EXISTS, NOT_FOUND, Answer, Busy, Found, Mailbox, Store, Unavailable
 from rcptd.stores.memory import Memory
 from rcptd.trace import Asked
@@ -113,7 +115,7 @@ async def decided(driver: Driver, recipient: str = "user@example.org") -> Decisi
 
 
 def test_tables_decide_at_once_without_any_loop() -> None:
-    told: list[Decision] = []
+    told: list[Told] = []
     driver = Driver(world(Memory({"user@example.org": EXISTS.mailbox})), told.append)
     decision = driver.begin(milter())
     assert decision.done
@@ -149,7 +151,7 @@ def test_a_rule_that_names_a_store_nobody_opened_defers(caplog: pytest.LogCaptur
 
 
 def test_an_observer_that_raises_changes_no_verdict(caplog: pytest.LogCaptureFixture) -> None:
-    def observe(_: Decision) -> None:
+    def observe(_: Told) -> None:
         raise OSError("disk full")
 
     assert reply(Driver(world(Local(lambda _: EXISTS)), observe).begin(milter()).verdict) == "250 2.1.5"
@@ -436,7 +438,7 @@ def test_a_thread_does_not_wait_for_a_loop_that_is_blocked(
 @pytest.mark.parametrize("closed", [True, False])
 def test_without_a_running_loop_a_thread_is_told_at_once_that_we_stop(closed: bool) -> None:
     loop = asyncio.new_event_loop()
-    told: list[Decision] = []
+    told: list[Told] = []
     shadow = '[[rules]]\nname = "s"\nshadow = true\naccept = true\n'
     driver = attached(Driver(world(Slow(exists), rules=shadow + RULES), told.append), loop)
     if closed:
@@ -459,7 +461,7 @@ def test_a_loop_that_closes_at_the_hop_defers(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_loop_that_cancels_what_waits_defers(loop_in_a_thread: asyncio.AbstractEventLoop) -> None:
-    told: list[Decision] = []
+    told: list[Told] = []
     driver = attached(Driver(world(Slow(hang)), told.append), loop_in_a_thread)
 
     def stop() -> None:
@@ -712,12 +714,12 @@ def test_what_is_not_remembered_is_asked(why: str, told: int) -> None:
 
 
 def test_a_forked_process_has_references_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drive, "_START", "before")
-    drive._start_anew()
-    assert drive._START != "before"
+    monkeypatch.setattr(decision_module, "_START", "before")
+    decision_module._start_anew()
+    assert decision_module._START != "before"
     pid = os.fork()
     if pid == 0:
-        os._exit(drive._START == "before")
+        os._exit(decision_module._START == "before")
     assert os.waitpid(pid, 0)[1] == 0
 
 

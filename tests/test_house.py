@@ -90,7 +90,9 @@ def may_import(module: str) -> set[str]:
         "rcptd.case": DECIDING - {"rcptd.rules"},
         "rcptd.engine": DECIDING,
         "rcptd.world": {"rcptd.address", "rcptd.policy", "rcptd.question"},
-        "rcptd.drive": DECIDING - {"rcptd.rules"} | {"rcptd.engine", "rcptd.world"},
+        "rcptd.settled": DECIDING - {"rcptd.rules"} | {"rcptd.world"},
+        "rcptd.decision": DECIDING - {"rcptd.rules"} | {"rcptd.engine", "rcptd.world", "rcptd.settled"},
+        "rcptd.drive": DECIDING - {"rcptd.rules"} | {"rcptd.engine", "rcptd.world", "rcptd.settled", "rcptd.decision"},
         "rcptd.config": DECIDING - {"rcptd.rules"} | {"rcptd.world", "rcptd.lines", "rcptd.stores", "rcptd.memo"},
     }[module]  # a new module of the core has to find its place here
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from rcptd import schema
-from rcptd.drive import Decision, Driver
+from rcptd.decision import Decision
+from rcptd.drive import Driver
 from rcptd.query import Query
 from rcptd.question import Mailbox
 from rcptd.stores.memory import Memory

@@ -20,9 +20,12 @@ import pytest
 
 from rcptd import drive, sockets, verdict
 from rcptd.netstring import Decoder, encode
+from rcptd.policy import Policy
 from rcptd.query import Query
 from rcptd.schema import Address
+from rcptd.settled import Settling
 from rcptd.verdict import Verdict
+from rcptd.world import World
 from rcptd_socketmap import server as server_module
 from rcptd_socketmap.connection import PIPELINE
 from rcptd_socketmap.maps import maps
@@ -73,6 +76,15 @@ class StubDriver:
             self.cancelled.append(decision.query.recipient)
             raise
         decision.done = True
+
+    def settling(self) -> Settling[bytes]:
+        return Settling(drive.Driver(World(Policy(()), {})))
+
+    def settle(self, *_: object) -> None:
+        """Keep nothing, so that each request is asked about."""
+
+    def give_again(self, *_: object) -> None:
+        raise AssertionError("nothing was kept")
 
     def release(self, key: str) -> None:
         for decision in self.begun:

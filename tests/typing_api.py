@@ -9,7 +9,8 @@ from typing import assert_never, assert_type
 from rcptd import schema
 from rcptd.address import NotAnAddress, Recipient, parse
 from rcptd.case import Case, Steps
-from rcptd.drive import Decision, Driver
+from rcptd.decision import Decision
+from rcptd.drive import Driver
 from rcptd.engine import decide, open_case
 from rcptd.policy import Policy
 from rcptd.query import UNKNOWN, Query

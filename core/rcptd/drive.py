@@ -22,20 +22,21 @@ are dropped, and counted.
 
 import asyncio
 import logging
-import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import count
+from typing import Any, TypeVar
 
 from rcptd import engine
 from rcptd.address import Recipient
-from rcptd.case import Case, Steps
+from rcptd.case import Steps
+from rcptd.decision import Again, Decision, Told
 from rcptd.policy import Walked
 from rcptd.query import Query
 from rcptd.question import Answer, AsksServers, Busy, Lookup, Remembers, Store, Table, Unavailable
+from rcptd.settled import Ground, Question, Settled, Settling, is_of_recipient_alone
 from rcptd.trace import Asked, Trace
 from rcptd.verdict import OUR_FAULT, UNKNOWN, Action, Verdict, safe_text
 from rcptd.world import CLOSING, AtOnce, World, end_within
@@ -54,72 +55,15 @@ MOST_SHADOWS = 256
 MOST_STRAYS = 256
 """How many questions to one store may go on although they were cancelled; beyond, it is asked no more."""
 
+T = TypeVar("T")
+
 _monotonic = time.monotonic
-_numbers = count(1)
-# Unlike for another process or the next start, so that a reference leads to one line of one log.
-_START = os.urandom(2).hex()
-
-
-def _start_anew() -> None:
-    global _START  # noqa: PLW0603 - a forked worker counts from where its parent does, too
-    _START = os.urandom(2).hex()
-
-
-os.register_at_fork(after_in_child=_start_anew)
 _STOPPING = OUR_FAULT.said_by("stopping")
 _ABANDONED = OUR_FAULT.said_by("abandoned")
 
 
 class _Late(Exception):
     """The deadline has passed."""
-
-
-class Decision:
-    """One decision, from the query to the verdict. Owned by its asker until it moves to the loop.
-
-    `verdict` counts once `done`: None is "no opinion". `question` is what the decision waits for.
-    `abandoned` says that the asker went away before the verdict, which is then a deferral that nobody hears.
-    `began` is on the monotonic clock, in seconds.
-    """
-
-    __slots__ = (
-        "abandoned", "began", "case", "done", "ended", "number", "query", "question", "steps", "verdict", "world",
-    )  # fmt: skip
-
-    def __init__(self, world: World, query: Query, *, verbose: bool = False) -> None:
-        self.world = world
-        self.query = query
-        self.case: Case = engine.open_case(world.policy, query, Trace(verbose=verbose), time.time())
-        self.steps: Steps[Verdict | None] | None = None
-        self.question: Lookup | None = None
-        self.verdict: Verdict | None = None
-        self.done = False
-        self.abandoned = False
-        self.number = next(_numbers)
-        self.began = _monotonic()
-        self.ended = 0.0
-
-    @property
-    def trace(self) -> Trace:
-        """What was asked and answered so far."""
-        return self.case.trace
-
-    @property
-    def reference(self) -> str:
-        """A short id that names this decision in the log and, if wanted, in the refusal."""
-        return f"{_START}-{self.number:x}"
-
-    @property
-    def seconds(self) -> float:
-        """How long the decision took."""
-        return self.ended - self.began
-
-    def end(self, verdict: Verdict | None) -> None:
-        """Set the verdict."""
-        self.verdict = verdict
-        self.question = None
-        self.ended = _monotonic()
-        self.done = True
 
 
 def advance(
@@ -153,21 +97,24 @@ def advance(
 class Driver:
     """Runs decisions under the current world.
 
-    `on_verdict` is told of every decision that ended, `on_shadow` of every shadow evaluation; both are
-    called in whichever thread ended it and must not wait.
+    `on_verdict` is told of every decision that ended, and of every verdict that is given again if it `is_logged`;
+    `on_shadow` of every shadow evaluation. All are called in whichever thread ended it and must not wait.
     """
 
     def __init__(
         self,
         world: World,
-        on_verdict: Callable[[Decision], None] = lambda _: None,
+        on_verdict: Callable[[Told], None] = lambda _: None,
         on_shadow: Callable[[Decision, str, Verdict | None], None] = lambda *_: None,
+        is_logged: Callable[[Verdict | None], bool] = lambda _: True,
     ) -> None:
         self.world = world
+        self._settling: Settling[None] = Settling(self)
         self.shadow_counts: Counter[tuple[str, str]] = Counter()
         self.shadows_dropped = 0
         self._on_verdict = on_verdict
         self._on_shadow = on_shadow
+        self._is_logged = is_logged
         self.loop: asyncio.AbstractEventLoop | None = None
         self._shadows: set[asyncio.Task[None]] = set()
         self._shadow_room = threading.BoundedSemaphore(MOST_SHADOWS)
@@ -187,6 +134,20 @@ class Driver:
         decision = Decision(self.world, query, verbose=verbose)
         self._advance(decision, None)
         return decision
+
+    def settling(self) -> Settling[T]:
+        """Make a place for the verdicts of one asker that still stand; any thread may call."""
+        return Settling(self)
+
+    def settle(self, ground: Ground[T], question: Question, reply: T, decision: Decision) -> None:
+        """Keep the verdict of a decision that is `done` where it began, as far as it stands; any thread may call."""
+        verdict = decision.verdict
+        ground.keep(question, reply, decision.case, verdict, logged=self._is_logged(verdict))
+
+    def give_again(self, settled: Settled[Any], query: Query) -> None:
+        """Have it logged, if it is, that a verdict was given again; any thread may call."""
+        if settled.logged:
+            self._tell(Again(query, settled.verdict, settled.said))
 
     async def finish(self, decision: Decision) -> None:
         """Take a decision to its verdict within its deadline; on the loop only, never raises.
@@ -223,8 +184,15 @@ class Driver:
 
         At most one hop to the loop, and none where tables have all the answers.
         """
+        ground = self._settling.ground()
+        settled = ground.recall(query.recipient)
+        if settled:
+            self.give_again(settled, query)
+            return settled.verdict
         decision = self.begin(query)
         if decision.done:
+            if is_of_recipient_alone(decision.case):
+                self.settle(ground, query.recipient, None, decision)
             return decision.verdict
         rest = self._finish_for_thread(decision)
         try:
@@ -290,12 +258,15 @@ class Driver:
         if verdict is not None and verdict.action is not Action.ACCEPT and decision.world.reference_in_reply:
             verdict = _with_reference(verdict, decision.reference)
         decision.end(verdict)
-        try:
-            self._on_verdict(decision)
-        except Exception:
-            _log.exception("decision %s could not be told of", decision.reference)
+        self._tell(decision)
         if decision.case.shadows and not decision.abandoned:
             self._shadow_later(decision)
+
+    def _tell(self, told: Told) -> None:
+        try:
+            self._on_verdict(told)
+        except Exception:
+            _log.exception("decision %s could not be told of", told.reference)
 
     async def _ask(
         self, world: World, question: Lookup, trace: Trace, until: float, *, in_shadow: bool = False

@@ -260,6 +260,8 @@ class Policy:
     as_smmapd: Mapping[str, str] = field(default_factory=dict)
     walk: tuple[Walked, ...] = field(init=False)
     own: Domains = field(init=False)
+    asks_about_asker: bool = field(init=False)
+    """Whether any rule tests what only some front ends know: the client, the sender, who is authenticated."""
 
     def __post_init__(self) -> None:
         walk = tuple(
@@ -278,3 +280,5 @@ class Policy:
         own = (rule.when.domains for rule in self.rules if rule.verify and not rule.shadow)
         object.__setattr__(self, "walk", walk)
         object.__setattr__(self, "own", reduce(Domains.__or__, own, NO_DOMAINS))
+        asked = {fact for rule in self.rules for fact in rule.when.facts}
+        object.__setattr__(self, "asks_about_asker", not asked.isdisjoint(ASKER_FACTS))

@@ -211,6 +211,19 @@ Store = Table | Service
 
 
 @runtime_checkable
+class Stands(Protocol):
+    """A store that can tell whether what it said is still what it would say, cheaper than it answers; any thread."""
+
+    def standing(self) -> object:
+        """Give the same object for as long as no answer has changed but by time; None where that cannot be told."""
+        ...
+
+    def stands_until(self, recipient: Recipient) -> float:
+        """Say how long the answer on the spot stands by itself, on the monotonic clock in seconds."""
+        ...
+
+
+@runtime_checkable
 class Reports(Protocol):
     """A store that can tell how it is, for the status of the daemon; must not wait, any thread may call."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from rcptd.address import Recipient
 from rcptd.policy import Policy
-from rcptd.question import Answer, Busy, Remembers, Store, Table
+from rcptd.question import Answer, Busy, Remembers, Stands, Store, Table
 
 _log = logging.getLogger("rcptd.world")
 
@@ -34,6 +34,8 @@ class World:
     at_once: AtOnce = field(init=False)
     in_shadow: AtOnce = field(init=False)
     """The same for rules in shadow, which leave no trace in a memory."""
+    standing: Mapping[str, Stands] = field(init=False)
+    """The stores that can tell whether their answers still stand."""
 
     def __post_init__(self) -> None:
         tables = {name: store.lookup for name, store in self.stores.items() if isinstance(store, Table)}
@@ -42,6 +44,8 @@ class World:
         peeks = {name: store.peek for name, store in remembering.items()}
         object.__setattr__(self, "at_once", {**tables, **recalls})
         object.__setattr__(self, "in_shadow", {**tables, **peeks})
+        standing = {name: store for name, store in self.stores.items() if isinstance(store, Stands)}
+        object.__setattr__(self, "standing", standing)
 
     async def aclose(self) -> None:
         """Close the stores, each whatever the others do; ends within `CLOSING`, never raises."""

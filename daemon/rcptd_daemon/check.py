@@ -10,7 +10,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 from rcptd.config import Configuration
-from rcptd.drive import Decision, Driver
+from rcptd.decision import Decision
+from rcptd.drive import Driver
 from rcptd.query import UNKNOWN, Query, Unknown
 from rcptd.question import Explains
 from rcptd.trace import Asked, Mask, describe

@@ -7,7 +7,7 @@ decision is handed to it as it is, and put into words in the writer's thread.
 import time
 from typing import Any
 
-from rcptd.drive import Decision
+from rcptd.decision import Decision, Told
 from rcptd.query import UNKNOWN
 from rcptd.trace import Mask, describe
 from rcptd.verdict import Action, Verdict
@@ -27,15 +27,14 @@ class DecisionLog:
         self._refused = settings.decisions != "none"
         self._all = settings.decisions == "all"
 
-    def on_verdict(self, decision: Decision) -> None:
+    def is_logged(self, verdict: Verdict | None) -> bool:
+        """Say whether decisions with a verdict are logged; any thread may call."""
+        return self._all if verdict is None or verdict.action is Action.ACCEPT else self._refused
+
+    def on_verdict(self, told: Told) -> None:
         """Log a decision, if its kind is logged."""
-        verdict = decision.verdict
-        if verdict is None or verdict.action is Action.ACCEPT or decision.abandoned:
-            if not self._all:
-                return
-        elif not self._refused:
-            return
-        self._writer.put(logs.Later(time.time(), self._fields, decision))
+        if self.is_logged(None if told.abandoned else told.verdict):
+            self._writer.put(logs.Later(time.time(), self._fields, told))
 
     def on_shadow(self, decision: Decision, rule: str, verdict: Verdict | None) -> None:
         """Log what a rule in shadow would have said."""
@@ -51,23 +50,24 @@ class DecisionLog:
         }
         self._writer.put(logs.Later(time.time(), dict, fields))
 
-    def _fields(self, decision: Decision) -> dict[str, Any]:
-        query = decision.query
-        verdict = decision.verdict
+    def _fields(self, told: Told) -> dict[str, Any]:
+        query = told.query
+        verdict = told.verdict
         fields: dict[str, Any] = {
-            "msg": "abandoned" if decision.abandoned else verdict.action.value if verdict else "none",
-            "ref": decision.reference,
+            "msg": "abandoned" if told.abandoned else verdict.action.value if verdict else "none",
+            "ref": told.reference,
             "recipient": self._shown(query.recipient),
         }
-        if verdict and not decision.abandoned:
+        if verdict and not told.abandoned:
             fields |= {
                 "code": verdict.code,
                 "enhanced": verdict.enhanced,
                 "cause": verdict.cause.value,
                 "rule": verdict.rule,
             }
-        if asked := decision.trace.last_asked:
-            fields |= {"store": asked.store, "said": _cut(describe(asked.answer, self.mask), SAID)}
+        if said := told.said:
+            store, answer = said
+            fields |= {"store": store, "said": _cut(describe(answer, self.mask), SAID)}
         fields |= {"front_end": query.front_end}
         if query.map:
             fields["map"] = query.map
@@ -77,7 +77,7 @@ class DecisionLog:
             fields["client"] = query.client
         if query.session:
             fields["session"] = query.session
-        fields["ms"] = f"{decision.seconds * 1000:.3f}"
+        fields["ms"] = f"{told.seconds * 1000:.3f}"
         return fields
 
     def _shown(self, address: str) -> str:

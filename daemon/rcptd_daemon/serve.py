@@ -24,9 +24,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from rcptd import __version__
 from rcptd.config import Configuration, FaultyConfiguration, open_world
+from rcptd.decision import Told
 from rcptd.drive import Driver
 from rcptd.question import Reports
 from rcptd.sockets import Listening
+from rcptd.verdict import Verdict
 from rcptd.world import World
 from rcptd_daemon import control, logs, notify, remembered
 from rcptd_daemon.check import Checker, Facts
@@ -99,7 +101,7 @@ class Daemon:
         self._decisions = DecisionLog(log_settings(configuration), self._logs)
         self._memo_file = _memo_file(configuration)
         world = open_world(configuration, memo_file=self._memo_file)
-        self._driver = Driver(world, self._on_verdict, self._on_shadow)
+        self._driver = Driver(world, self._on_verdict, self._on_shadow, self._is_logged)
         self._stop = asyncio.Event()
         self._reload_wanted = asyncio.Event()
         self._status = 0
@@ -214,9 +216,10 @@ class Daemon:
         if new.memo != wanted.memo:
             _log.warning("reload: [memo] has changed, which needs a restart")
         self._configuration = new
-        self._driver.replace(world)
+        # Before the world, since what is settled under one knows whether it is logged.
         if log_settings(old) != log_settings(new):
             self._log_elsewhere(log_settings(new))
+        self._driver.replace(world)
         sys.setswitchinterval(new.daemon.switch_interval)
         for remark in remarks(new):
             _log.info("note: %s", remark)
@@ -309,8 +312,11 @@ class Daemon:
                 parts.append(f"{name}: {condition}")
         return ", ".join(parts)
 
-    def _on_verdict(self, decision: Any) -> None:
-        self._decisions.on_verdict(decision)
+    def _on_verdict(self, told: Told) -> None:
+        self._decisions.on_verdict(told)
+
+    def _is_logged(self, verdict: Verdict | None) -> bool:
+        return self._decisions.is_logged(verdict)
 
     def _on_shadow(self, *said: Any) -> None:
         self._decisions.on_shadow(*said)
@@ -356,7 +362,7 @@ async def _serve_stdio(configuration: Configuration) -> int:
             wanted = logs.to_syslog(wanted)
     writer = logs.set_up(wanted)
     decisions = DecisionLog(wanted, writer)
-    driver = Driver(open_world(configuration), decisions.on_verdict, decisions.on_shadow)
+    driver = Driver(open_world(configuration), decisions.on_verdict, decisions.on_shadow, decisions.is_logged)
     driver.attach(asyncio.get_running_loop())
     try:
         await serve_stdio(Verdicts(driver, settings.maps), settings)

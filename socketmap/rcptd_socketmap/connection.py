@@ -38,6 +38,13 @@ _monotonic = time.monotonic
 class Respondent(Protocol):
     """Who knows the replies; on the loop, shared by connections."""
 
+    def again(self, request: bytes, peer: str, /) -> bytes | None:
+        """Give the reply to a request that came alone and whole, if no more than that is needed to know it.
+
+        Whatever is no such request, or unknown, gets None, and then goes its usual way.
+        """
+        ...
+
     def begin(self, name: str, key: bytes, peer: str, /) -> bytes | Coroutine[Any, Any, bytes]:
         """Give the reply as it goes out, framed, or what finds it out; never waits, never raises.
 
@@ -160,8 +167,12 @@ class Connection(asyncio.Protocol):
 
     def _answer_whole(self, data: bytes) -> bool:
         """Answer what nearly every MTA sends, one question in one piece with no other before it, in a few steps."""
-        if self._waiting or self._more or self._draining or not self._transport:
+        if self._waiting or self._more or self._draining or self._begun or not self._transport:
             return False
+        known = self._respondent.again(data, self.peer)
+        if known is not None:
+            self._transport.write(known)
+            return True
         request = self._conversation.whole(data)
         if request is None:
             return False

@@ -53,6 +53,10 @@ MOST_FLIGHTS = 10_000
 LONGEST_FLIGHT = 120.0
 """How long, in seconds, a question may be under way whatever its store does."""
 
+STANDS = 60.0
+"""How long, in seconds, a remembered answer may be given again without a look at it: each look keeps it from being
+forgotten."""
+
 RETRY = 30.0
 """How long, in seconds, until a refresh that failed is tried again."""
 
@@ -90,6 +94,7 @@ class Remembering:
         self._flights: dict[str, asyncio.Task[Answer]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._void: set[asyncio.Task[Answer]] = set()  # questions from before a purge
+        self._standing = object()
         if file:
             self._load(file, fingerprint)
 
@@ -121,6 +126,15 @@ class Remembering:
     def last_known(self, recipient: Recipient) -> Answer | None:
         """Give the last good answer, where it may stand in for one that does not come."""
         return self._stale(self._entries.get(_key(recipient)))
+
+    def standing(self) -> object:
+        """Give the same object until an answer is another one, or may not be believed any more."""
+        return self._standing
+
+    def stands_until(self, recipient: Recipient) -> float:
+        """Say how long the answer counts before it is to be looked at again, or asked about."""
+        entry = self._entries.get(_key(recipient))
+        return min(entry.until, entry.refresh_at, self._clock() + STANDS) if entry else 0.0
 
     def explain(self, recipient: Recipient) -> list[str]:
         """Tell what is remembered, from when and for how long, and how the store comes to an answer."""
@@ -201,6 +215,7 @@ class Remembering:
             self._entries.remove(key)
             if self._file and not of_many:
                 self._file.remove(self._name, key)
+        self._standing = object()
         if self._file and of_many:
             self._file.remove_all(self._name, address.casefold())
         return len(keys)
@@ -274,7 +289,7 @@ class Remembering:
         match said:
             case Found(mailbox):
                 if (before and before.good_at is not None) or self._vanishing.is_missing(domain, key):
-                    self._vanishing.note(domain, key, gone=False, now=now)
+                    self._note(domain, key, gone=False, now=now)
                 good_at = now if is_good(mailbox) else before.good_at if before else None
                 self._remember(key, said, now, good_at=good_at)
                 return said
@@ -294,7 +309,7 @@ class Remembering:
         gone_at = before.gone_at
         if gone_at is None:
             gone_at = now
-            self._vanishing.note(domain, key, gone=True, now=now)
+            self._note(domain, key, gone=True, now=now)
         if self._vanishing.holds(domain, now):
             why = "many good addresses vanished together"
         elif now - gone_at < self._lifetimes.soft_landing:
@@ -307,6 +322,12 @@ class Remembering:
         life = self._lifetimes.no
         self._remember(key, answer, now, good_at=before.good_at, gone_at=gone_at, life=life)
         return answer
+
+    def _note(self, domain: str, key: str, *, gone: bool, now: float) -> None:
+        held = self._vanishing.is_held(domain)
+        self._vanishing.note(domain, key, gone=gone, now=now)
+        if self._vanishing.is_held(domain) and not held:
+            self._standing = object()  # the other noes of the domain are in doubt
 
     def _believed(self, domain: str, said: Answer, now: float) -> Answer:
         """Give an answer, or "cannot tell" for a no of a domain whose good addresses vanished together."""
@@ -360,7 +381,10 @@ class Remembering:
         entry = Entry(
             answer, asked=asked, until=asked + life, refresh_at=refresh_at, good_at=good_at, gone_at=gone_at
         )
+        before = self._entries.get(key)
         forgotten = self._entries.put(key, entry)
+        if before and before.answer != answer:
+            self._standing = object()  # behind the change: what is learnt of it in between falls with the old one
         if self._file and to_file:
             for other in forgotten:
                 self._file.remove(self._name, other)

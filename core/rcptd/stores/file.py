@@ -15,6 +15,7 @@ LIMITS. Lines are bounded in `rcptd.stores.lines`, the file by `max_size`.
 """
 
 import logging
+import math
 import os
 import stat
 import threading
@@ -106,6 +107,16 @@ class File:
         if not snapshot.has_domain(recipient.domain) and not self._settings.allow_empty:
             return Unavailable(f"{self._path}: {no_domain(recipient.domain)}")
         return snapshot.lookup(recipient, allow_empty=True)
+
+    def standing(self) -> object:
+        """Give the snapshot in force; any thread may call. A look at the file is taken as often as by `lookup`."""
+        if self._clock() >= self._look_at:
+            self.look()
+        return None if self._trouble else self._snapshot
+
+    def stands_until(self, recipient: Recipient) -> float:  # noqa: ARG002 - all of a snapshot stands alike
+        """Say that time alone changes no answer."""
+        return math.inf
 
     def close(self) -> None:
         """Answer no more, and let a reading under way come to its end unheard."""

@@ -3,6 +3,7 @@
 As in `recipients = ["postmaster@example.org", "@example.net"]`.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -50,6 +51,14 @@ class Memory:
     def lookup(self, recipient: Recipient) -> Answer | Busy:
         """Say what the table knows of the recipient; any thread may call."""
         return self.trouble or self._entries.lookup(recipient, allow_empty=self._allow_empty)
+
+    def standing(self) -> object:
+        """Give the table, which never changes; any thread may call."""
+        return None if self.trouble else self
+
+    def stands_until(self, recipient: Recipient) -> float:  # noqa: ARG002 - all of it stands alike
+        """Say that time alone changes no answer."""
+        return math.inf
 
     def close(self) -> None:
         """Answer no more."""

@@ -62,6 +62,10 @@ class Answers:
         self._deadline = deadline
         self._logs = audits or _log.isEnabledFor(logging.DEBUG)
 
+    def again(self, _request: bytes, _peer: str, /) -> bytes | None:
+        """Leave every request to the judge."""
+        return None
+
     def begin(self, _name: str, key: bytes, peer: str, /) -> bytes | Coroutine[Any, Any, bytes]:
         """Answer, or begin to find out; the name of the map does not count."""
         if self._shutdown and (reply := self._shutdown.reply()):
