@@ -49,7 +49,10 @@ class Trace:
     @property
     def last_asked(self) -> Asked | None:
         """The store that was asked last, which is most often the one that decided."""
-        return next((entry for entry in reversed(self.entries) if isinstance(entry, Asked)), None)
+        for entry in reversed(self.entries):
+            if isinstance(entry, Asked):
+                return entry
+        return None
 
 
 Mask = Callable[[str], str]

@@ -8,7 +8,9 @@ import time
 from typing import Any
 
 from rcptd.decision import Decision, Told
-from rcptd.query import UNKNOWN
+from rcptd.query import UNKNOWN, Query
+from rcptd.question import Answer, Busy
+from rcptd.settled import Said
 from rcptd.trace import Mask, describe
 from rcptd.verdict import Action, Verdict
 from rcptd_daemon import logs
@@ -16,6 +18,7 @@ from rcptd_daemon.privacy import mask_for
 
 ADDRESS = 320  # 64 + 1 + 255, as RFC 5321 4.5.3.1 has it for each part; a map's key may be 10,000
 SAID = 1000
+KNOWN = 500  # parts of lines that are kept in words
 
 
 class DecisionLog:
@@ -26,6 +29,7 @@ class DecisionLog:
         self.mask: Mask = mask_for(settings.addresses)
         self._refused = settings.decisions != "none"
         self._all = settings.decisions == "all"
+        self._known: dict[tuple[int | str, ...], tuple[logs.Group, Verdict | None, Answer | Busy | None]] = {}
 
     def is_logged(self, verdict: Verdict | None) -> bool:
         """Say whether decisions with a verdict are logged; any thread may call."""
@@ -57,20 +61,8 @@ class DecisionLog:
             "msg": "abandoned" if told.abandoned else verdict.action.value if verdict else "none",
             "ref": told.reference,
             "recipient": self._shown(query.recipient),
+            "": self._same(None if told.abandoned else verdict, told.said, query),
         }
-        if verdict and not told.abandoned:
-            fields |= {
-                "code": verdict.code,
-                "enhanced": verdict.enhanced,
-                "cause": verdict.cause.value,
-                "rule": verdict.rule,
-            }
-        if said := told.said:
-            store, answer = said
-            fields |= {"store": store, "said": _cut(describe(answer, self.mask), SAID)}
-        fields |= {"front_end": query.front_end}
-        if query.map:
-            fields["map"] = query.map
         if query.sender is not UNKNOWN:
             fields["sender"] = self._shown(query.sender) if query.sender else "<>"
         if query.client is not UNKNOWN and query.client is not None:
@@ -78,6 +70,35 @@ class DecisionLog:
         if query.session:
             fields["session"] = query.session
         fields["ms"] = f"{told.seconds * 1000:.3f}"
+        return fields
+
+    def _same(self, verdict: Verdict | None, said: Said | None, query: Query) -> logs.Group:
+        """Give the verdict, what a store said and who asked, as fields: a few of these are in nearly all lines."""
+        store, answer = said or ("", None)
+        key = (id(verdict), store, id(answer), query.front_end, query.map)
+        known = self._known.get(key)
+        if known is None:
+            if len(self._known) >= KNOWN:
+                self._known.clear()
+            # With what the key is of, so that nothing else can have its identity.
+            known = self._known[key] = (logs.Group(self._reason(verdict, said, query)), verdict, answer)
+        return known[0]
+
+    def _reason(self, verdict: Verdict | None, said: Said | None, query: Query) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        if verdict:
+            fields = {
+                "code": verdict.code,
+                "enhanced": verdict.enhanced,
+                "cause": verdict.cause.value,
+                "rule": verdict.rule,
+            }
+        if said:
+            store, answer = said
+            fields |= {"store": store, "said": _cut(describe(answer, self.mask), SAID)}
+        fields["front_end"] = query.front_end
+        if query.map:
+            fields["map"] = query.map
         return fields
 
     def _shown(self, address: str) -> str:

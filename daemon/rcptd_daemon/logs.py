@@ -242,7 +242,7 @@ def _sink(settings: Settings) -> logging.Handler:
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
     """Give the fields of a record, its message and exception among them."""
     fields: dict[str, Any] = {"level": record.levelname.lower()}
-    fields.update(getattr(record, "fields", {}))
+    fields.update(flat(getattr(record, "fields", {})))
     fields.setdefault("msg", record.getMessage())
     if record.exc_text or record.exc_info:
         fields["exception"] = record.exc_text or logging.Formatter().formatException(record.exc_info)  # type: ignore[arg-type]
@@ -273,7 +273,7 @@ class _Line(logging.Formatter):
             if second != known[0]:
                 known = self._second = (int(second), time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)))
             fields = {"time": f"{known[1]}.{int(fraction * 1000):03d}Z", **fields}
-        line = json.dumps(fields, default=str) if self._json else logfmt(fields)
+        line = json.dumps(flat(fields), default=str) if self._json else logfmt(fields)
         priority = f"<{_PRIORITY.get(level, 6)}>" if self._with_level else ""
         return f"{priority}{self._prefix}{line}"
 
@@ -293,17 +293,37 @@ class _Stream(logging.StreamHandler[Any]):
             self.stream.flush()
 
 
+class Group(dict[str, Any]):
+    """Fields that many lines have in common, put into words once; a value of `fields`, whose name does not count."""
+
+    __slots__ = ("words",)
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        super().__init__(fields)
+        self.words = logfmt(fields)
+
+
+def flat(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Give fields with those of its groups in their places."""
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        found |= value if isinstance(value, Group) else {name: value}
+    return found
+
+
 def logfmt(fields: Mapping[str, Any]) -> str:
     """Write fields as `name=value`, quoted where a value needs it; always one line of ASCII."""
-    return " ".join([f"{name}={_value(str(value))}" for name, value in fields.items()])
+    return " ".join(
+        [value.words if type(value) is Group else f"{name}={_value(str(value))}" for name, value in fields.items()]
+    )
 
 
-_PLAIN = re.compile(r"[!#-<>-\[\]-~]+")  # printable ASCII less space, quote, equals sign and backslash
+_is_plain = re.compile(r"[!#-<>-\[\]-~]+").fullmatch  # printable ASCII less space, quote, equals sign and backslash
+_quoted = lru_cache(maxsize=1024)(json.dumps)  # few of them, again and again: the names of clients
 
 
-@lru_cache(maxsize=1024)  # most of a line is as in the line before
 def _value(text: str) -> str:
-    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+    return text if _is_plain(text) else _quoted(text)
 
 
 class _Journal(logging.Handler):

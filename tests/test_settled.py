@@ -1,0 +1,593 @@
+"""What was decided and still stands is given again, and never for longer than it stands."""
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rcptd import schema
+from rcptd import settled as module
+from rcptd.address import Recipient
+from rcptd.decision import Told
+from rcptd.drive import Driver
+from rcptd.memo.remembering import STANDS, Remembering
+from rcptd.question import (
+    EXISTS,
+    NOT_FOUND,
+    Answer,
+    Busy,
+    Disabled,
+    Found,
+    Mailbox,
+    Posting,
+    Quota,
+    Stands,
+    Store,
+    Unavailable,
+)  # fmt: skip
+from rcptd.settled import OCTETS, Ground, Settling
+from rcptd.stores import file
+from rcptd.stores.memory import Memory
+from rcptd.world import World
+from rcptd_socketmap.maps import Maps
+from rcptd_socketmap.verdicts import Verdicts
+from tests.policies import OURS, milter, policy, reply
+from tests.test_memo import Backend, Clock, lifetimes
+
+RULES = '[[rules]]\nname = "r"\n' + OURS + 'verify = ["local"]\n'
+USER = "user@example.org"
+
+
+class Counted:
+    """A table that stands as the test says, and counts its questions."""
+
+    def __init__(self, answer: Answer | Busy = EXISTS) -> None:
+        self.answer = answer
+        self.token: object = self
+        self.until = float("inf")
+        self.asked = 0
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    def lookup(self, _: Recipient) -> Answer | Busy:
+        self.asked += 1
+        answer = self.answer
+        self.meanwhile()
+        return answer
+
+    def standing(self) -> object:
+        return self.token
+
+    def stands_until(self, _: Recipient) -> float:
+        return self.until
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def world(store: Store, rules: str = RULES, *, other: Store | None = None, **more: object) -> World:
+    return World(policy(rules), {"local": store, "other": other or Memory({})}, **more)  # type: ignore[arg-type]
+
+
+def ask(driver: Driver, recipient: str = USER, **facts: Any) -> str:
+    return reply(driver.decide_from_thread(milter(recipient, **facts)))
+
+
+def asked_twice(driver: Driver, store: Counted, recipient: str = USER, **facts: Any) -> int:
+    """Ask twice for the same; gives how often the store was asked. Both verdicts must be the same."""
+    before = store.asked
+    assert ask(driver, recipient, **facts) == ask(driver, recipient, **facts)
+    return store.asked - before
+
+
+def test_stores_that_can_tell_say_so() -> None:
+    stores = (Memory({}), Counted(), Remembering("s", Backend(), lifetimes()))
+    assert all(isinstance(store, Stands) for store in stores)
+
+
+@pytest.mark.parametrize(
+    "answer", [EXISTS, NOT_FOUND, Found(Mailbox(disabled=Disabled())), Found(Mailbox(moved_to="x@y"))]
+)
+def test_the_same_question_is_decided_once(answer: Answer) -> None:
+    store = Counted(answer)
+    assert asked_twice(Driver(world(store)), store) == 1
+
+
+def test_a_recipient_of_nobody_and_the_postmaster_are_settled_without_a_store() -> None:
+    driver = Driver(world(Counted()))
+    for recipient in ("someone@example.net", "postmaster@example.org", "no address"):
+        first = driver.decide_from_thread(milter(recipient))
+        assert driver.decide_from_thread(milter(recipient)) is first
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Unavailable("down"),
+        Unavailable("greylisted", of_recipient=True),
+        Busy("locked"),
+        Found(Mailbox(disabled=Disabled(until=1.0))),
+        Found(Mailbox(disabled=Disabled(temporary=True, until=4e9))),
+    ],
+)
+def test_trouble_and_what_depends_on_the_hour_is_never_settled(answer: Answer | Busy) -> None:
+    store = Counted(answer)
+    assert asked_twice(Driver(world(store)), store) == 2
+
+
+def test_trouble_is_not_settled_where_a_rule_makes_a_yes_of_it() -> None:
+    store = Counted(Unavailable("down"))
+    driver = Driver(world(store, RULES + 'unavailable = "accept"\n'))
+    assert ask(driver) == "250 2.1.5"
+    assert asked_twice(driver, store) == 2
+
+
+def test_a_fault_of_ours_is_not_settled() -> None:
+    store = Counted()
+    driver = Driver(world(store))
+
+    def fail() -> None:
+        raise OSError("a bug")
+
+    store.meanwhile = fail
+    assert ask(driver) == "451 4.3.0"
+    store.meanwhile = lambda: None
+    assert ask(driver) == "250 2.1.5"
+
+
+def test_another_token_or_none_is_another_ground() -> None:
+    store = Counted()
+    driver = Driver(world(store))
+    assert ask(driver) == "250 2.1.5"
+    store.answer, store.token = NOT_FOUND, object()
+    assert ask(driver) == "550 5.1.1"
+    store.token = None
+    assert asked_twice(driver, store) == 2
+    assert driver._settling.ground() is driver._settling.ground()  # and no new one for each question
+    store.token = object()
+    assert asked_twice(driver, store) == 1
+
+
+def test_of_a_store_that_cannot_tell_nothing_is_settled() -> None:
+    counted = Counted()
+
+    class Silent:
+        lookup = counted.lookup
+        close = counted.close
+
+    assert asked_twice(Driver(world(Silent())), counted) == 2
+    both = world(Counted(NOT_FOUND), RULES.replace('"local"', '"local", "other"'), other=Silent())
+    assert asked_twice(Driver(both), counted) == 2
+
+
+def test_a_store_that_changes_while_it_is_asked_settles_nothing() -> None:
+    store = Counted()
+    driver = Driver(world(store))
+
+    def change() -> None:
+        store.answer, store.token = NOT_FOUND, object()
+
+    store.meanwhile = change
+    assert ask(driver) == "250 2.1.5"
+    assert ask(driver) == "550 5.1.1"
+
+
+def test_a_verdict_of_an_old_ground_does_not_reach_the_new_one() -> None:
+    store = Counted()
+    driver = Driver(world(store))
+    settling: Settling[None] = driver.settling()
+    ground = settling.ground()
+    decision = driver.begin(milter())
+    store.token = object()
+    assert settling.ground() is not ground  # as when another thread has asked meanwhile
+    driver.settle(ground, USER, None, decision)
+    assert settling.ground().recall(USER) is None
+    assert ground.recall(USER) is None
+
+
+def test_a_reload_is_another_ground_though_the_stores_are_the_same() -> None:
+    async def main() -> None:
+        store = Counted()
+        driver = Driver(world(store))
+        assert ask(driver) == "250 2.1.5"
+        driver.replace(world(store, '[[rules]]\nname = "r"\n' + OURS + 'reject = "550 5.7.1 No"\n'))
+        assert ask(driver) == "550 5.7.1"
+        await driver.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_decision_under_another_policy_is_not_kept() -> None:
+    one, other = world(Counted()), world(Counted())
+    ground: Ground[None] = Ground(one)
+    decision = Driver(other).begin(milter())
+    ground.keep(USER, None, decision.case, decision.verdict, logged=False)
+    assert ground.recall(USER) is None
+
+
+def test_rules_in_shadow_see_every_question() -> None:
+    store = Counted()
+    driver = Driver(world(store, '[[rules]]\nname = "s"\nshadow = true\naccept = true\n' + RULES))
+    assert asked_twice(driver, store) == 2
+
+
+def test_each_refusal_has_its_own_reference_where_replies_have_one() -> None:
+    store = Counted(NOT_FOUND)
+    driver = Driver(world(store, reference_in_reply=True))
+    first, second = (driver.decide_from_thread(milter()) for _ in range(2))
+    assert first
+    assert second
+    assert first.text != second.text
+    store.answer, store.token = EXISTS, object()
+    assert asked_twice(driver, store) == 1
+
+
+@pytest.mark.parametrize(
+    "mailbox", [Mailbox(posting=Posting(networks=("192.0.2.0/24",))), Mailbox(quota=Quota(bytes_limit=10))]
+)
+def test_what_depends_on_who_asks_is_decided_each_time(mailbox: Mailbox) -> None:
+    driver = Driver(world(Counted(Found(mailbox))))
+    inside: dict[str, Any]
+    outside: dict[str, Any]
+    both: list[dict[str, Any]] = [
+        {"client": IPv4Address(client), "size": size} for client, size in (("192.0.2.1", 1), ("198.51.100.1", 99))
+    ]
+    inside, outside = both
+    assert ask(driver, **inside) == "250 2.1.5"
+    assert ask(driver, **outside) in ("550 5.7.1", "552 5.2.3")
+    assert ask(driver, **inside) == "250 2.1.5"
+
+
+@pytest.mark.parametrize("when", ['sender = "a@b.example"', 'client = "192.0.2.1"', "authenticated = true"])
+def test_rules_about_who_asks_are_asked_each_time(when: str) -> None:
+    rules = f'[[rules]]\nname = "w"\nwhen = {{ {when} }}\nreject = "550 5.7.1 No"\n' + RULES
+    driver = Driver(world(Counted(), rules))
+    him: dict[str, Any] = {"sender": "a@b.example", "client": IPv4Address("192.0.2.1"), "authenticated": "a"}
+    assert [ask(driver), ask(driver, **him), ask(driver)] == ["250 2.1.5", "550 5.7.1", "250 2.1.5"]
+
+
+def test_an_address_in_utf_8_is_judged_by_each_transaction() -> None:
+    driver = Driver(world(Counted()))
+    assert ask(driver, "jürgen@example.org", smtputf8=True) == "250 2.1.5"
+    assert ask(driver, "jürgen@example.org", smtputf8=False) == "553 5.6.7"
+
+
+def test_what_is_remembered_is_forgotten_when_nobody_asks_again() -> None:
+    store = Counted()
+    ground: Ground[None] = Ground(world(store), most=10)
+    driver = Driver(ground.world)
+
+    def keep(recipient: str) -> None:
+        decision = driver.begin(milter(recipient))
+        driver.settle(ground, recipient, None, decision)
+
+    keep(USER)
+    for number in range(100):
+        keep(f"junk{number}@example.org")
+        assert ground.recall(USER) is not None
+        assert len(ground._young) + len(ground._old) <= 10
+    assert ground.recall("junk0@example.org") is None
+    assert ground.recall("junk99@example.org") is not None
+
+
+@pytest.mark.parametrize(("length", "kept"), [(OCTETS, True), (OCTETS + 1, False)])
+def test_a_question_that_is_too_long_is_not_kept(length: int, kept: bool) -> None:
+    driver = Driver(world(Counted()))
+    recipient = "a" * (length - 12) + "@example.org"
+    driver.decide_from_thread(milter(recipient))
+    assert (driver._settling.ground().recall(recipient) is not None) is kept
+
+
+def test_a_verdict_ends_with_the_answer_that_it_stands_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(1000.0)
+    monkeypatch.setattr(module, "_monotonic", clock)
+    store = Counted()
+    store.until = clock.now + 10
+    driver = Driver(world(store))
+    assert asked_twice(driver, store) == 1
+    clock.now += 9.9
+    assert asked_twice(driver, store) == 0
+    clock.now += 0.1
+    assert asked_twice(driver, store) == 2  # both, as it has not told a later end
+
+
+# Services that remember.
+
+
+class Desk:
+    """A driver with a memory in front of a backend, under one clock."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **times: str) -> None:
+        self.clock = Clock(1000.0)
+        monkeypatch.setattr(module, "_monotonic", self.clock)
+        self.backend = Backend()
+        self.memo = Remembering("local", self.backend, lifetimes(**times), clock=self.clock)
+        self.recalled = 0
+        recall = self.memo.recall
+
+        def counting(recipient: Recipient) -> Answer | Busy:
+            self.recalled += 1
+            return recall(recipient)
+
+        monkeypatch.setattr(self.memo, "recall", counting)
+        self.driver = Driver(world(self.memo))
+        self.driver.attach(asyncio.get_running_loop())
+
+    async def ask(self, recipient: str = USER) -> str:
+        """Ask as the socketmap does."""
+        ground = self.ground()
+        if known := ground.recall(recipient):
+            return reply(known.verdict)
+        decision = self.driver.begin(milter(recipient))
+        if decision.done:
+            self.driver.settle(ground, recipient, None, decision)
+        else:
+            await self.driver.finish(decision)
+        return reply(decision.verdict)
+
+    def ground(self) -> Ground[None]:
+        return self.driver._settling.ground()
+
+
+def test_a_remembered_answer_is_looked_at_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        desk = Desk(monkeypatch)
+        for _ in range(3):  # learnt, settled, given again
+            assert await desk.ask() == "250 2.1.5"
+        assert desk.recalled == 3  # twice to learn it
+        desk.clock.now += STANDS - 1
+        assert await desk.ask() == "250 2.1.5"
+        assert desk.recalled == 3
+        desk.clock.now += 1
+        assert await desk.ask() == "250 2.1.5"
+        assert desk.recalled == 4
+
+    asyncio.run(main())
+
+
+def test_a_remembered_no_lasts_no_longer_for_being_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        desk = Desk(monkeypatch, no="10s")
+        desk.backend.said = NOT_FOUND
+        for _ in range(3):
+            assert await desk.ask() == "550 5.1.1"
+        desk.backend.said = EXISTS
+        desk.clock.now += 9.9
+        assert await desk.ask() == "550 5.1.1"
+        desk.clock.now += 0.1
+        assert await desk.ask() == "250 2.1.5"
+
+    asyncio.run(main())
+
+
+def test_a_purge_ends_what_was_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        desk = Desk(monkeypatch)
+        desk.backend.said = NOT_FOUND
+        for _ in range(3):
+            assert await desk.ask() == "550 5.1.1"
+        desk.backend.said = EXISTS
+        desk.memo.purge(USER)
+        assert await desk.ask() == "250 2.1.5"
+
+    asyncio.run(main())
+
+
+def test_a_new_answer_of_the_store_ends_what_was_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        desk = Desk(monkeypatch, soft_landing="0s")
+        for _ in range(3):
+            assert await desk.ask() == "250 2.1.5"
+        ground = desk.ground()
+        recipient = Recipient("user", "example.org")
+        desk.memo._learn(USER, "example.org", EXISTS)
+        assert desk.ground() is ground  # the same again is nothing new
+        desk.memo._learn("other@example.org", "example.org", NOT_FOUND)
+        assert desk.ground() is ground  # nor is one of whom nothing was known
+        desk.memo._learn(USER, "example.org", NOT_FOUND)
+        assert desk.ground() is not ground
+        assert await desk.ask() == "550 5.1.1"
+        assert desk.memo.stands_until(recipient) > desk.clock.now
+        assert desk.memo.stands_until(Recipient("nobody", "example.org")) == 0
+
+    asyncio.run(main())
+
+
+def test_noes_of_a_domain_whose_addresses_vanish_stand_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        desk = Desk(monkeypatch, soft_landing="0s")
+        desk.backend.said = NOT_FOUND
+        for _ in range(3):
+            assert await desk.ask() == "550 5.1.1"
+        good = [f"good{number}@example.org" for number in range(11)]
+        for each in good:
+            desk.memo._learn(each, "example.org", EXISTS)
+        for each in good[:9]:
+            desk.memo._learn(each, "example.org", NOT_FOUND)
+        assert await desk.ask() == "550 5.1.1"
+        desk.memo._learn(good[9], "example.org", NOT_FOUND)
+        assert await desk.ask() == "451 4.4.3"
+
+    asyncio.run(main())
+
+
+# The socketmap.
+
+
+def map_of(store: Store, rules: str = RULES, told: list[Told] | None = None, **more: object) -> Verdicts:
+    told = [] if told is None else told
+    return Verdicts(Driver(world(store, rules), told.append, **more), Maps())  # type: ignore[arg-type]
+
+
+def frame(text: str) -> bytes:
+    return b"%d:%b," % (len(text.encode()), text.encode())
+
+
+def test_a_request_is_answered_again_octet_by_octet_as_before() -> None:
+    store = Counted()
+    verdicts = map_of(store)
+    request = frame(f"m {USER}")
+    assert verdicts.again(request, "a") is None
+    first = verdicts.begin("m", USER.encode(), "a")
+    assert first == frame(f"OK {USER}")
+    assert verdicts.again(request, "b") == first
+    assert verdicts.again(frame(f"n {USER}"), "b") is None  # another map may have other rules
+    assert verdicts.again(frame(f"m {USER.upper()}"), "b") is None
+    assert verdicts.again(request[:-1], "b") is None
+    assert store.asked == 1
+    store.token = object()
+    assert verdicts.again(request, "b") is None
+
+
+def test_names_and_keys_that_are_no_utf_8_are_found_again() -> None:
+    verdicts = map_of(Counted())
+    first = verdicts.begin(b"\xff".decode("utf-8", "surrogateescape"), b"\xfe@example.org", "a")
+    assert verdicts.again(b"15:\xff \xfe@example.org,", "a") == first
+
+
+@pytest.mark.parametrize("answer", [EXISTS, NOT_FOUND])
+def test_an_answer_that_is_given_again_is_logged_as_the_first_was(answer: Answer) -> None:
+    told: list[Told] = []
+    verdicts = map_of(Counted(answer), told=told)
+    verdicts.begin("m", USER.encode(), "a")
+    verdicts.again(frame(f"m {USER}"), "b")
+    first, again = told
+    assert (again.query, again.verdict, again.said) == (replace(first.query, session="b"), first.verdict, first.said)
+    assert again.said == ("local", answer)
+    assert again.reference != first.reference
+    assert again.seconds == 0
+    assert not again.abandoned
+
+
+def test_nobody_is_told_of_what_is_not_logged() -> None:
+    told: list[Told] = []
+    verdicts = map_of(Counted(), told=told, is_logged=lambda _: False)
+    verdicts.begin("m", USER.encode(), "a")
+    assert verdicts.again(frame(f"m {USER}"), "b")
+    assert len(told) == 1  # of decisions, whoever is told sorts them himself
+
+
+def test_the_milter_is_logged_when_a_verdict_is_given_again() -> None:
+    told: list[Told] = []
+    driver = Driver(world(Counted(NOT_FOUND)), told.append)
+    for session in ("a", "b"):
+        driver.decide_from_thread(milter(session=session))
+    assert [one.query.session for one in told] == ["a", "b"]
+
+
+# Real changes.
+
+
+def test_a_file_that_changes_is_seen_though_its_answers_were_settled(tmp_path: Path) -> None:
+    path = tmp_path / "list"
+    clock = Clock(1000.0)
+    path.write_text(f"{USER}\n")
+    settings = schema.read(file.Settings, {"path": str(path)}, lambda *fault: pytest.fail(str(fault)))
+    assert settings
+    store = file.File(settings, clock=clock)
+
+    driver = Driver(world(store))
+
+    def wait_for(said: str) -> None:
+        """Ask until that is said; the question that notices a change is answered from the state before it."""
+        end = time.monotonic() + 20
+        clock.now += file.LOOK
+        while ask(driver) != said:
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        assert ask(driver) == said
+
+    wait_for("250 2.1.5")
+    path.write_text(f"other@example.org\n{USER}x\n")
+    wait_for("550 5.1.1")
+    path.unlink()
+    clock.now += file.LOOK
+    assert [ask(driver), ask(driver)] == ["451 4.4.3"] * 2
+    path.write_text(f"{USER}\n")
+    wait_for("250 2.1.5")
+    store.close()
+    assert ask(driver) == "451 4.4.3"
+
+
+class Changing:
+    """A table of numbers that one thread changes and others ask; the change is over before the next token is out."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, Answer] = {}
+
+    def lookup(self, recipient: Recipient) -> Answer:
+        return self.state.get(recipient.local, NOT_FOUND)
+
+    def standing(self) -> object:
+        return self.state
+
+    def stands_until(self, _: Recipient) -> float:
+        return float("inf")
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_threads_never_see_an_answer_of_a_state_that_is_over() -> None:
+    store = Changing()
+    driver = Driver(world(store))
+    names = [f"u{number}" for number in range(5)]
+    done = threading.Event()
+    wrong: list[str] = []
+
+    def read() -> None:
+        source = random.Random(1)
+        while not done.is_set():
+            name = source.choice(names)
+            before = store.state
+            said = ask(driver, f"{name}@example.org")
+            if before is store.state and said != ("250 2.1.5" if name in before else "550 5.1.1"):
+                wrong.append(name)
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    source = random.Random(2)
+    for _ in range(3000):
+        store.state = dict.fromkeys(source.sample(names, 2), EXISTS)
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert not wrong
+
+
+def test_the_settled_are_as_the_decided_whatever_is_asked() -> None:
+    source = random.Random(3)
+    store = Changing()
+    rules = (
+        '[[rules]]\nname = "m"\nwhen = { map = "n", recipient = "u1@*" }\nreject = "550 5.7.1 No"\n'
+        + RULES
+        + 'not_found = "next"\n[[rules]]\nname = "last"\nwhen = { domain = "example.org" }\nverify = ["other"]\n'
+    )
+    driver = Driver(world(store, rules, other=Memory({"u3@example.org": Mailbox()})))
+    verdicts = Verdicts(driver, Maps())
+    locals_ = ["u1", "u2", "u3", "U1", "u1+x", '"u 1"', "postmaster", "ü", ".u", "u\udcff"]
+    mailboxes = [Mailbox(), Mailbox(targets=("u2@example.org",)), Mailbox(quota=Quota(bytes_limit=1, bytes_used=2)),
+                 Mailbox(disabled=Disabled()), Mailbox(posting=Posting(authenticated=True))]  # fmt: skip
+    for number in range(20_000):
+        if number % 50 == 0:
+            store.state = {
+                name: Found(source.choice(mailboxes)) for name in source.sample(["u1", "u2", "u3", "u1+x"], 2)
+            }
+        key = f"{source.choice(locals_)}{source.choice(['@example.org', '@example.net', ''])}"
+        facts = {
+            "authenticated": source.choice(["", "a"]),
+            "size": source.choice([0, 9]),
+            "smtputf8": source.choice([True, False]),
+        }
+        assert driver.decide_from_thread(milter(key, **facts)) == driver.begin(milter(key, **facts)).verdict
+        octets, name = key.encode("utf-8", "surrogateescape"), source.choice("mn")
+        request = b"%d:%b %b," % (len(octets) + 2, name.encode(), octets)
+        fresh = Verdicts(driver, Maps()).begin(name, octets, "a")
+        assert (verdicts.again(request, "a") or verdicts.begin(name, octets, "a")) == fresh
