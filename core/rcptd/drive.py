@@ -179,6 +179,14 @@ class Driver:
             self._end(decision, _STOPPING)  # the loop stops, but the thread still tells the MTA
             raise
 
+    def recall(self, recipient: str) -> Settled[None] | None:
+        """Give what still stands of a recipient, whoever asks, where that needs no log; any thread may call.
+
+        None says to decide.
+        """
+        settled = self._settling.ground().recall(recipient)
+        return None if settled is None or settled.logged else settled
+
     def decide_from_thread(self, query: Query) -> Verdict | None:
         """Decide while a thread of libmilter waits; never raises, ends shortly after the deadline at most.
 

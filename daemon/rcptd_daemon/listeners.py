@@ -9,15 +9,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rcptd import sockets
 from rcptd.config import Configuration
 from rcptd.query import Query
+from rcptd.settled import Settled
 from rcptd.sockets import Listening
 from rcptd.verdict import OUR_FAULT, Verdict
 from rcptd_daemon.sections import Control
-from rcptd_milter.session import Decide
+from rcptd_milter.session import Decide, Recall
 from rcptd_milter.settings import Settings as MilterSettings
 from rcptd_socketmap.settings import Settings as SocketmapSettings
 
@@ -67,6 +68,7 @@ class Listeners:
         self._workers = workers
         self.milter: Listener | None = None
         self._decide: Decide = _nobody
+        self._recall: Recall = lambda _: None
         self._ended: Callable[[], None] = lambda: None
         milter = cast(MilterSettings | None, sections.get("milter"))
         if milter:
@@ -89,9 +91,13 @@ class Listeners:
         if self.milter and milter and milter.listen.kind == "unix":
             self.milter.open()
 
-    def decided_by(self, decide: Decide, ended: Callable[[], None]) -> None:
-        """Say who decides for the milter, and who is told (in libmilter's thread) if it ends; before it is started."""
+    def decided_by(self, decide: Decide, recall: Recall, ended: Callable[[], None]) -> None:
+        """Say who decides for the milter and who recalls, and who is told if it ends (in libmilter's thread).
+
+        To be said before it is started.
+        """
         self._decide = decide
+        self._recall = recall
         self._ended = ended
 
     def become_of_worker(self, number: int) -> None:
@@ -120,10 +126,13 @@ class Listeners:
                 f"[milter] needs pymilter, which cannot be imported ({error}); install it with: "
                 f"{sys.executable} -m pip install 'rcptd[milter]'"
             ) from None
-        return Listener(settings, self._decide_for_milter, ended=self._milter_ended)
+        return Listener(settings, self._decide_for_milter, recall=self._recall_for_milter, ended=self._milter_ended)
 
     def _decide_for_milter(self, query: Query) -> Verdict | None:
         return self._decide(query)
+
+    def _recall_for_milter(self, recipient: str) -> Settled[Any] | None:
+        return self._recall(recipient)
 
     def _milter_ended(self) -> None:
         self._ended()

@@ -54,8 +54,8 @@ import Milter
 from rcptd import sockets
 from rcptd.schema import Address
 from rcptd_milter.relief import Relief
-from rcptd_milter.replies import FAULT, Status
-from rcptd_milter.session import Decide, Macros, Session
+from rcptd_milter.replies import FAULT, Reply, Status
+from rcptd_milter.session import Decide, Macros, Recall, Session
 from rcptd_milter.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -105,11 +105,17 @@ class Listener:
     _opened = False  # by any instance: libmilter takes one socket per process
 
     def __init__(
-        self, settings: Settings, decide: Decide, *, ended: Callable[[], None] | None = None
+        self,
+        settings: Settings,
+        decide: Decide,
+        *,
+        recall: Recall = lambda _: None,
+        ended: Callable[[], None] | None = None,
     ) -> None:
-        """Take what to listen to, who decides, and whom to tell (in libmilter's thread) if it ends."""
+        """Take what to listen to, who decides and who recalls, and whom to tell (in libmilter's thread) if it ends."""
         self._settings = settings
         self._decide = decide
+        self._recall = recall
         self._ended = ended
         self._routed = settings.recipient == "routed"
         self._draining = False
@@ -210,7 +216,7 @@ class Listener:
         return Milter.CONTINUE
 
     def _begin(self, ctx: Context, steps: int) -> "_Connection":
-        session = Session(self._decide, routed=self._routed)
+        session = Session(self._decide, recall=self._recall, routed=self._routed)
         connection = _Connection(
             session,
             Milter.NOREPLY if steps & Milter.P_NR_CONN else Milter.CONTINUE,
@@ -248,18 +254,22 @@ class Listener:
 
     def _rcpt(self, ctx: Context, *arguments: bytes) -> int:
         try:
-            connection = self._connection(ctx)
-            callback = self._relief.begin()
-            try:
-                answer = connection.session.rcpt(arguments, _macros(ctx))
-            finally:
-                self._relief.end(callback)
+            session = self._connection(ctx).session
+            macros = _macros(ctx)
+            answer = session.again(arguments, macros) or self._decided(session, arguments, macros)
             if answer.rcode:
                 ctx.setreply(answer.rcode, answer.xcode, answer.text)
         except BaseException as error:
             self._failed("RCPT", error, ctx)
             return _defer(ctx)
         return answer.status
+
+    def _decided(self, session: Session, arguments: tuple[bytes, ...], macros: Macros) -> Reply:
+        callback = self._relief.begin()
+        try:
+            return session.rcpt(arguments, macros)
+        finally:
+            self._relief.end(callback)
 
     def _end(self, ctx: Context) -> int:
         try:

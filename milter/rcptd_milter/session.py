@@ -20,14 +20,20 @@ taken for that of another when `recipient = "routed"`.
 
 import socket
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any
 
 from rcptd.query import UNKNOWN, Query, Unknown
+from rcptd.settled import Settled
 from rcptd.verdict import Verdict
 from rcptd_milter.replies import FAULT, GO_ON, RESTARTING, Reply, reply
 
 Decide = Callable[[Query], Verdict | None]
 """Gives the verdict, None for no opinion, within the deadline; any thread may call; never raises."""
+
+Recall = Callable[[str], Settled[Any] | None]
+"""Gives what was settled of a recipient and still stands, None where that must be decided; any thread may call."""
 
 Macros = Callable[[str], str | None]
 """Gives the value of an MTA's macro, None for one that was not sent."""
@@ -45,6 +51,7 @@ class Session:
         "_authenticated",
         "_client",
         "_decide",
+        "_recall",
         "_routed",
         "_sender",
         "_size",
@@ -54,8 +61,9 @@ class Session:
         "peer",
     )
 
-    def __init__(self, decide: Decide, *, routed: bool = False) -> None:
+    def __init__(self, decide: Decide, *, recall: Recall = lambda _: None, routed: bool = False) -> None:
         self._decide = decide
+        self._recall = recall
         self._routed = routed
         self._client: Client = UNKNOWN
         self.peer = ""  # for logs: the client as Postfix and Sendmail write it
@@ -71,7 +79,9 @@ class Session:
         self._client = _client(family, address)
         if self._client is UNKNOWN:
             self._client = _address(macros("{client_addr}") or "")
-        name = "".join(c if c.isprintable() else "?" for c in hostname[:_HOSTNAME_LENGTH])
+        name = hostname[:_HOSTNAME_LENGTH]
+        if not name.isprintable():
+            name = "".join(c if c.isprintable() else "?" for c in name)
         self.peer = name + _brackets(self._client)
 
     def mail(self, arguments: Sequence[bytes], macros: Macros, *, restarting: bool = False) -> None:
@@ -99,6 +109,15 @@ class Session:
         # RFC 4954: what SASL took for the name; the macro is not sent where nobody is authenticated.
         self._authenticated = macros("{auth_authen}") or ""
         self._to_all = RESTARTING if restarting else None
+
+    def again(self, arguments: Sequence[bytes], macros: Macros) -> Reply | None:
+        """Answer one recipient as before, in a moment, if that still stands; None leaves it to `rcpt`."""
+        if self._to_all or self._routed or not arguments:
+            return None
+        settled = self._recall(arguments[0].decode("utf-8", "surrogateescape"))
+        if settled is None or macros("{rcpt_mailer}") == "error":
+            return None
+        return reply(settled.verdict)
 
     def rcpt(self, arguments: Sequence[bytes], macros: Macros) -> Reply:
         """Answer one recipient."""
@@ -131,6 +150,8 @@ class Session:
         self._to_all = None
 
 
+# Few clients make most sessions; to read an address and to write it again takes two microseconds each.
+@lru_cache(maxsize=1024)
 def _brackets(client: Client) -> str:
     return f"[{'unknown' if client is UNKNOWN else client or 'local'}]"
 
@@ -164,6 +185,7 @@ def _client(family: int, address: object) -> Client:
     return UNKNOWN
 
 
+@lru_cache(maxsize=1024)
 def _address(text: str) -> IPv4Address | IPv6Address | Unknown:
     """Read an address as macros spell it, Sendmail with `IPv6:` before it."""
     try:
