@@ -8,16 +8,19 @@ import json
 import select
 import subprocess
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from random import Random
 
 from benchmarks.processes import cpu_of, family, private
 from tests.rig.cyrus import Asker
 from tests.rig.daemon import Daemon
 
 HERE = Path(__file__).parent
+AGAIN = 40  # in a hundred recipients, those that are asked about more than once
 PATIENCE = 120.0  # seconds for a tool, and for a server's first answer
 
 Processes = Callable[[], Collection[int]]
@@ -37,6 +40,26 @@ class Load:
     starts: int = 5  # cold starts for each turn
     apart: str = ""
     """A line of [daemon] that puts the front ends into workers of their own."""
+
+
+class Recipients:
+    """Recipients of one kind: some that are asked about again and again, the others once each."""
+
+    def __init__(self, addresses: Sequence[str], load: Load, seed: int) -> None:
+        """Divide them; a part is for those that are asked about once, so that each round has some."""
+        self.again = addresses[: len(addresses) * AGAIN // 100]
+        self._once = iter(addresses[len(self.again) :])
+        self._each = min(load.questions, (len(addresses) - len(self.again)) // load.rounds)
+        self._questions = load.questions
+        self._source = Random(seed)
+
+    def met(self) -> list[str]:
+        """Give as many as a turn asks about, at random among those that were asked about before."""
+        return self._source.choices(self.again, k=self._questions)
+
+    def new(self) -> list[str]:
+        """Give those of a round that nobody has asked about."""
+        return list(islice(self._once, self._each))
 
 
 def compiled(source: str, folder: Path, *libraries: str) -> Path:

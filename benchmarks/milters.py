@@ -2,8 +2,8 @@
 
 All negotiate the same, so the same packets travel. The asking program plays 32 sessions at once, each in lock step,
 of 20 recipients: once as sessions that end with their transaction, as most of an MTA's do, and once as sessions that
-go on for many, where recipients are nearly all that there is. The recipients are asked about at random; what they
-wait is the time from RCPT to its reply.
+go on for many, where recipients are nearly all that there is. The recipients are asked about at random, and were
+before, but for a turn of rcptd alone in which each is new. What they wait is the time from RCPT to its reply.
 """
 
 import subprocess
@@ -12,9 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 
-from benchmarks.asking import HERE, Load, Processes, asked, compiled, processes_of, serving
+from benchmarks.asking import AGAIN, HERE, Load, Processes, Recipients, asked, compiled, processes_of, serving
 from benchmarks.cyrus import SEED, local_part, note
 from benchmarks.rcptd_conf import DOMAIN, MAPS, MILTER, RULES, file_store
 from benchmarks.report import Report, Target, rotated
@@ -24,6 +23,7 @@ from tests.rig.ports import wait_until
 SESSIONS, RECIPIENTS = 32, 20
 IN_C, ON_PYMILTER, BARE, OURS = "C, does nothing", "pymilter, does nothing", "pymilter, bare callbacks", "rcptd, file"
 TRANSACTIONS: Mapping[str, int] = {"one transaction a session": 1, "a hundred a session": 100}
+ONCE = "a hundred a session, each recipient for the first time"
 UNKNOWN = "a hundred a session, unknown recipients"  # rcptd alone: the others refuse nobody
 TAKEN, REFUSED = "c", "y550 5.1.1"
 
@@ -88,23 +88,27 @@ def run(load: Load) -> Iterator[Report]:
         "milter", f"{SESSIONS} sessions of {RECIPIENTS} recipients", "RCPT", baseline=ON_PYMILTER,
         compared=("rate", "cpu", "p50", "p99"), targets=tuple(targets()),
     )  # fmt: skip
-    source = Random(SEED)
+    known, unknown = Recipients(there, load, SEED), Recipients(gone, load, SEED)
     with sheltered("milters") as place, milters(place, there) as servers:
         program = compiled("mta.c", place)
+
+        def ask(name: str, transactions: int, keys: Sequence[str], reply: str = TAKEN) -> dict[str, float]:
+            one = servers[name]
+            return asked(asking_command(program, one.path, SESSIONS, transactions, reply), keys, one.processes)
+
+        ask(OURS, 100, known.again)
+        ask(OURS, 100, unknown.again, REFUSED)
         for number in range(load.rounds):
             for scenario, transactions in TRANSACTIONS.items():
-                keys = source.choices(there, k=load.questions)
+                keys = known.met()
                 for name in rotated(list(servers), number):
-                    one = servers[name]
-                    command = asking_command(program, one.path, SESSIONS, transactions, TAKEN)
-                    report.add(number, scenario, name, asked(command, keys, one.processes))
-            keys = source.choices(gone, k=load.questions)
-            command = asking_command(program, servers[OURS].path, SESSIONS, 100, REFUSED)
-            report.add(number, UNKNOWN, OURS, asked(command, keys, servers[OURS].processes))
+                    report.add(number, scenario, name, ask(name, transactions, keys))
+            report.add(number, ONCE, OURS, ask(OURS, 100, known.new()))
+            report.add(number, UNKNOWN, OURS, ask(OURS, 100, unknown.met(), REFUSED))
             note(f"milter: round {number + 1} of {load.rounds}")
     report.remarks.append(
-        f"{load.recipients} recipients, {load.questions} RCPTs a turn, unix sockets. rcptd's log is at its default: "
-        "every refusal is a line. The wait for the first recipient of a transaction includes MAIL, which nobody "
-        "replies to, and in a new session CONNECT."
+        f"{load.recipients} recipients, of which {AGAIN} in a hundred were asked about before; {load.questions} RCPTs "
+        "a turn, unix sockets. rcptd's log is at its default: every refusal is a line. The wait for the first "
+        "recipient of a transaction includes MAIL, which nobody replies to, and in a new session CONNECT."
     )
     yield report
