@@ -95,7 +95,7 @@ def run(load: Load) -> Iterator[Report]:
             for kind, of in kinds.items():
                 ask(name, 1, kind, of.again)
         for number in range(load.rounds):
-            names = rotated(list(all_servers), number)
+            names = list(rotated(list(all_servers), number))
             for kind, of in kinds.items():
                 for connections in CONNECTIONS:
                     keys = of.met()
