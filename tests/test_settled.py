@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -33,13 +35,14 @@ from rcptd.question import (
     Unavailable,
 )  # fmt: skip
 from rcptd.settled import OCTETS, Ground, Settling
-from rcptd.stores import file
+from rcptd.stores import file, sqlite
 from rcptd.stores.memory import Memory
 from rcptd.world import World
 from rcptd_socketmap.maps import Maps
 from rcptd_socketmap.verdicts import Verdicts
 from tests.policies import OURS, milter, policy, reply
 from tests.test_memo import Backend, Clock, lifetimes
+from tests.test_store_sqlite import change, make
 
 RULES = '[[rules]]\nname = "r"\n' + OURS + 'verify = ["local"]\n'
 USER = "user@example.org"
@@ -513,6 +516,66 @@ def test_a_file_that_changes_is_seen_though_its_answers_were_settled(tmp_path: P
     wait_for("250 2.1.5")
     store.close()
     assert ask(driver) == "451 4.4.3"
+
+
+WRITER = """
+import sqlite3, sys
+writer = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=20)
+for line in sys.stdin:
+    writer.execute(
+        "INSERT INTO recipient (domain, local) VALUES ('example.org', 'user')" if line == "add\\n" else
+        "DELETE FROM recipient WHERE local = 'user'"
+    )
+    print(flush=True)
+"""
+
+
+@pytest.mark.parametrize("mode", ["WAL", "DELETE"])
+def test_a_commit_of_another_process_is_seen_by_the_next_question(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "recipients.db"
+    make(path, "other@example.org")
+    change(path, f"PRAGMA journal_mode = {mode}")
+    table = sqlite.open_store("local", sqlite.Settings(path, allow_empty=False))
+    driver = Driver(world(table))
+    command = [sys.executable, "-c", WRITER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdin
+        assert writer.stdout
+        for number in range(1000):
+            writer.stdin.write("del\n" if number % 2 else "add\n")
+            writer.stdin.flush()
+            writer.stdout.readline()
+            wanted = "550 5.1.1" if number % 2 else "250 2.1.5"
+            assert [ask(driver), ask(driver)] == [wanted] * 2
+            assert driver._settling.ground().recall(USER) is not None
+        writer.stdin.close()
+    table.close()
+    assert ask(driver) == "451 4.4.3"
+
+
+def test_a_database_that_is_replaced_or_fails_stands_no_more(tmp_path: Path) -> None:
+    path, clock = tmp_path / "recipients.db", Clock(1000.0)
+    make(path, USER)
+    table = sqlite.Database(path, clock=clock)
+    driver = Driver(world(table))
+    assert [ask(driver), ask(driver)] == ["250 2.1.5"] * 2
+    make(tmp_path / "new.db", "other@example.org")
+    (tmp_path / "new.db").replace(path)
+    clock.now += sqlite.LOOK
+    assert [ask(driver), ask(driver)] == ["550 5.1.1"] * 2
+    counting = table._file.state.connection
+    assert counting
+    counting.close()
+    assert table.standing() is None  # whatever goes wrong there
+    assert ask(driver) == "550 5.1.1"
+    assert table.standing() is not None
+    path.unlink()
+    clock.now += sqlite.LOOK
+    assert table.standing() is None
+    assert ask(driver) == "451 4.4.3"
+    table.close()
+    assert table.standing() is None
+    assert table._file.count() == 0
 
 
 class Changing:
