@@ -129,11 +129,11 @@ def test_lines_of_decisions_wait_their_turn_and_what_was_dropped_is_told(sink: S
     while not writer._lines.empty():
         time.sleep(0.001)
     for number in range(6):  # four fit
-        writer.put(logs.Later(1.5, dict, {"msg": f"decision {number}"}))
+        writer.put(logs.Later(1.5, dict, {"level": "info", "msg": f"decision {number}"}))
     sink.free.set()
     while len(sink.records) < 5:
         time.sleep(0.001)
-    writer.put(logs.Later(1.5, dict, {"msg": "decision 6"}))
+    writer.put(logs.Later(1.5, dict, {"level": "info", "msg": "decision 6"}))
     writer.stop(5)
     fields = [logs.fields_of(record) for record in sink.records]
     assert [one["msg"] for one in fields] == ["line 0", *(f"decision {number}" for number in (0, 1, 2, 3, 6))]
@@ -156,7 +156,7 @@ def test_decisions_are_of_level_info(sink: Sink) -> None:
     assert read
     sink.free.set()
     writer = logs.set_up(read)
-    writer.put(logs.Later(1.5, dict, {"msg": "decision"}))
+    writer.put(logs.Later(1.5, dict, {"level": "info", "msg": "decision"}))
     logging.getLogger("test").warning("a warning")
     writer.stop(5)
     assert [logs.fields_of(record)["msg"] for record in sink.records] == ["a warning"]
@@ -175,7 +175,7 @@ def test_standard_error_gets_many_lines_in_one_write(monkeypatch: pytest.MonkeyP
     assert logs.DEFAULTS
     writer = logs.Writer(logs._sink(logs.DEFAULTS))
     for number in range(100):
-        writer.put(logs.Later(1700000000.25, dict, {"msg": "decision", "number": number, "said": 'a "b" = c'}))
+        writer.put(logs.Later(1700000000.25, dict, {"level": "info", "msg": "decision", "number": number, "said": 'a "b" = c'}))
     writer.stop(5)
     lines = "".join(written).splitlines()
     assert len(lines) == 100

@@ -21,6 +21,12 @@ SAID = 1000
 KNOWN = 500  # parts of lines that are kept in words
 
 
+# What a line begins with, put into words once.
+HEADS = {said: logs.Group({"level": "info", "msg": said}) for said in ("abandoned", "none")} | {
+    action: logs.Group({"level": "info", "msg": action.value}) for action in Action
+}
+
+
 class DecisionLog:
     """Writes the line of a decision; called in whichever thread ended it, waits for nothing."""
 
@@ -46,6 +52,7 @@ class DecisionLog:
             return
         said = verdict.reply if verdict else "no opinion"
         fields = {
+            "level": "info",
             "msg": "shadow",
             "ref": decision.reference,
             "recipient": self._shown(decision.query.recipient),
@@ -58,10 +65,10 @@ class DecisionLog:
         query = told.query
         verdict = told.verdict
         fields: dict[str, Any] = {
-            "msg": "abandoned" if told.abandoned else verdict.action.value if verdict else "none",
+            "head": HEADS["abandoned" if told.abandoned else verdict.action if verdict else "none"],
             "ref": told.reference,
             "recipient": self._shown(query.recipient),
-            "": self._same(None if told.abandoned else verdict, told.said, query),
+            "reason": self._same(None if told.abandoned else verdict, told.said, query),
         }
         if query.sender is not UNKNOWN:
             fields["sender"] = self._shown(query.sender) if query.sender else "<>"

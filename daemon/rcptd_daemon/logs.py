@@ -81,7 +81,7 @@ DEFAULTS = schema.read(Settings, {}, lambda *_: None)
 
 
 class Later(NamedTuple):
-    """A line of level info whose fields are `fields(of)`."""
+    """A line of level info whose fields, the level among them, are `fields(of)`."""
 
     created: float
     fields: Callable[[Any], dict[str, Any]]
@@ -201,7 +201,7 @@ def _records(batch: list[Item]) -> Iterator[logging.LogRecord | str]:
 def fields_of_later(later: Later) -> dict[str, Any]:
     """Give the fields of a line; a bug on the way to them must not end the log."""
     try:
-        return {"level": "info", **later.fields(later.of)}
+        return later.fields(later.of)
     except Exception as error:
         return {"level": "info", "msg": f"a line could not be put into words: {error!r}"}
 
@@ -267,15 +267,22 @@ class _Line(logging.Formatter):
 
     def line(self, created: float, level: int, fields: dict[str, Any]) -> str:
         """Write fields as one line; `created` is seconds since the epoch."""
+        prefix = self._prefix
+        if self._with_level:
+            prefix = f"<{_PRIORITY.get(level, 6)}>{prefix}"
+        if self._json:
+            at = {"time": self._time(created)} if self._with_time else {}
+            return prefix + json.dumps({**at, **flat(fields)}, default=str)
         if self._with_time:
-            second, fraction = divmod(created, 1)
-            known = self._second  # any thread may write lines
-            if second != known[0]:
-                known = self._second = (int(second), time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)))
-            fields = {"time": f"{known[1]}.{int(fraction * 1000):03d}Z", **fields}
-        line = json.dumps(flat(fields), default=str) if self._json else logfmt(fields)
-        priority = f"<{_PRIORITY.get(level, 6)}>" if self._with_level else ""
-        return f"{priority}{self._prefix}{line}"
+            return f"{prefix}time={self._time(created)} {logfmt(fields)}"
+        return prefix + logfmt(fields)
+
+    def _time(self, created: float) -> str:
+        second = int(created)
+        known = self._second  # any thread may write lines
+        if second != known[0]:
+            known = self._second = (second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)))
+        return f"{known[1]}.{int((created - second) * 1000):03d}Z"
 
 
 class _Stream(logging.StreamHandler[Any]):
