@@ -175,7 +175,8 @@ def test_standard_error_gets_many_lines_in_one_write(monkeypatch: pytest.MonkeyP
     assert logs.DEFAULTS
     writer = logs.Writer(logs._sink(logs.DEFAULTS))
     for number in range(100):
-        writer.put(logs.Later(1700000000.25, dict, {"level": "info", "msg": "decision", "number": number, "said": 'a "b" = c'}))
+        fields = {"level": "info", "msg": "decision", "number": number, "said": 'a "b" = c'}
+        writer.put(logs.Later(1700000000.25, dict, fields))
     writer.stop(5)
     lines = "".join(written).splitlines()
     assert len(lines) == 100
