@@ -94,11 +94,11 @@ class Daemon:
         doc='How many processes serve the front ends, all of them each; or "front_ends" for a process for each front '
         "end, so that neither slows the other.",
     )
-    switch_interval: float = option(
+    switch_interval: float | None = option(
         schema.duration(0.00005, 1),
-        default="0.1ms",
+        default=None,
         doc="How long one thread may hold the interpreter while others want it: low keeps the milter's "
-        "answers quick while a socketmap is busy.",
+        "answers quick while a socketmap is busy. If left out 0.1ms in a process with both front ends, else 5ms.",
     )
 
 

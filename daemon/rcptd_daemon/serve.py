@@ -52,6 +52,9 @@ EX_SOFTWARE, EX_OSERR = 70, 71  # sysexits(3)
 
 FRONT_ENDS = frozenset({"socketmap", "milter"})
 
+BESIDE, ALONE = 0.0001, 0.005
+"""How long, in seconds, a thread may hold the interpreter where there are both front ends, and where there is one."""
+
 STATUS_PERIOD = 30.0
 """How often, in seconds, the service manager is told how many are connected."""
 
@@ -121,7 +124,7 @@ class Daemon:
     async def run(self) -> int:
         """Open everything, serve, drain; gives the exit status."""
         loop = asyncio.get_running_loop()
-        sys.setswitchinterval(self._configuration.daemon.switch_interval)
+        self._set_switch_interval()
         self._driver.attach(loop)
         for number, event in (
             (signal.SIGTERM, self._stop),
@@ -148,6 +151,11 @@ class Daemon:
         reloads.cancel()  # what is being drained is not changed any more
         await self._end()
         return self._status
+
+    def _set_switch_interval(self) -> None:
+        served = self._share & set(self._configuration.sections)
+        wanted = self._configuration.daemon.switch_interval
+        sys.setswitchinterval(wanted or (BESIDE if served == FRONT_ENDS else ALONE))
 
     async def _open(self) -> None:
         """Open every socket, then serve them all; raises `OSError` naming the one that cannot be had."""
@@ -228,7 +236,7 @@ class Daemon:
         if log_settings(old) != log_settings(new):
             self._log_elsewhere(log_settings(new))
         self._driver.replace(world)
-        sys.setswitchinterval(new.daemon.switch_interval)
+        self._set_switch_interval()
         for remark in remarks(new):
             _log.info("note: %s", remark)
         _log.info("reload: %s is in force", new.path)
