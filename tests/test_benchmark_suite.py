@@ -84,7 +84,8 @@ def test_milters_are_asked_in_turn(tmp_path: Path) -> None:
     found = rows(run("milter", tmp_path))
     for scenario in ("one transaction a session", "a hundred a session"):
         assert {server for where, server in found if where == scenario} == {
-            "C, does nothing", "pymilter, does nothing", "pymilter, bare callbacks", "rcptd, file"
+            "C, does nothing", "pymilter, does nothing", "pymilter, bare callbacks", "rcptd, file",
+            "rcptd, file, and a socketmap"
         }  # fmt: skip
     assert ("a hundred a session, unknown recipients", "rcptd, file") in found
 
