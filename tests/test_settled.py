@@ -484,6 +484,21 @@ def test_the_milter_is_logged_when_a_verdict_is_given_again() -> None:
     assert [one.query.session for one in told] == ["a", "b"]
 
 
+def test_a_session_recalls_what_needs_no_line_in_the_log() -> None:
+    told: list[Told] = []
+    store = Counted()
+    driver = Driver(world(store), told.append, is_logged=lambda verdict: verdict is not None and verdict.code != 250)
+    assert driver.recall(USER) is None
+    assert asked_twice(driver, store) == 1
+    settled = driver.recall(USER)
+    assert settled
+    assert reply(settled.verdict) == "250 2.1.5"
+    assert len(told) == 1
+    store.answer, store.token = NOT_FOUND, object()
+    assert ask(driver) == "550 5.1.1"
+    assert driver.recall(USER) is None
+
+
 # Real changes.
 
 
