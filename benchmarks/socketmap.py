@@ -22,6 +22,8 @@ ONCE = "each for the first time"
 REPLIES = {"hits": "OK ", "misses": "NOTFOUND "}
 SMMAPD = "Cyrus' smmapd"
 FILE, SQLITE, MEMO = "rcptd, file", "rcptd, sqlite", "rcptd, memo"
+WORKERS = "rcptd, file, two workers"
+WARM = 3  # times that each recipient is asked about before, as each worker has a memory of its own
 UNLOGGED = "rcptd, file, nothing logged"  # to tell what a line of log costs; no target is for it
 OURS = (FILE, SQLITE, MEMO)
 
@@ -47,6 +49,8 @@ def targets() -> Iterator[Target]:
             yield Target(f"{where}, {server}: answers/s to smmapd's", where, server, "rate", 4, True, SMMAPD)
             yield Target(f"{where}, {server}: CPU per answer to smmapd's", where, server, "cpu", 0.25, against=SMMAPD)
             yield Target(f"{single}, {server}: p50 to smmapd's", single, server, "p50", 1, against=SMMAPD)
+    where = scenario(16, "hits")
+    yield Target(f"{where}, two workers: CPU per answer to one's", where, WORKERS, "cpu", 1.1, against=FILE)
 
 
 @contextmanager
@@ -70,6 +74,8 @@ def servers(there: Sequence[str], gone: Sequence[str]) -> Iterator[tuple[Path, M
         for name, store in stores.items():
             folder = place / name.split()[-1]
             found[name] = stack.enter_context(server(folder, store, there[0]))
+        workers = file_store(place / "workers", there) + "[daemon]\nworkers = 2\n"
+        found[WORKERS] = stack.enter_context(server(place / "workers", workers, there[0]))
         unlogged = file_store(place / "unlogged", there) + '[log]\ndecisions = "none"\n'
         found[UNLOGGED] = stack.enter_context(server(place / "unlogged", unlogged, there[0]))
         yield place, found
@@ -93,7 +99,8 @@ def run(load: Load) -> Iterator[Report]:
 
         for name in all_servers:
             for kind, of in kinds.items():
-                ask(name, 1, kind, of.again)
+                for _ in range(WARM):
+                    ask(name, 16, kind, of.again)
         for number in range(load.rounds):
             names = list(rotated(list(all_servers), number))
             for kind, of in kinds.items():
