@@ -9,7 +9,7 @@ before, but for a turn of rcptd alone in which each is new. What they wait is th
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,18 +65,22 @@ def milters(place: Path, there: Sequence[str]) -> Iterator[Mapping[str, Milter]]
             configuration = others + MILTER + file_store(folder, there) + RULES
             daemon = stack.enter_context(serving(folder, configuration, probe=there[0] if others else ""))
             found[name] = Milter(folder / "milter.sock", processes_of(daemon))
-        if not wait_until(lambda: knows(place, found[OURS], there[0])):
-            raise RuntimeError("rcptd does not read its file")
+        wait_until_known(place, found[OURS], there[0])
         yield found
 
 
-def knows(place: Path, milter: Milter, recipient: str) -> bool:
-    """Say whether a milter takes a recipient yet: a file is read in the background."""
-    try:
-        asked(asking_command(compiled("mta.c", place), milter.path, 1, 1, TAKEN), [recipient] * 20, milter.processes)
-    except RuntimeError:
+def wait_until_known(place: Path, milter: Milter, recipient: str) -> None:
+    """Ask a milter until it takes a recipient: a file is read in the background."""
+    command = asking_command(compiled("mta.c", place), milter.path, 1, 1, TAKEN)
+
+    def is_known() -> bool:
+        with suppress(RuntimeError):
+            asked(command, [recipient] * RECIPIENTS, milter.processes)
+            return True
         return False
-    return True
+
+    if not wait_until(is_known):
+        raise RuntimeError("rcptd does not read its file")
 
 
 def asking_command(program: Path, path: Path, sessions: int, transactions: int, reply: str) -> list[str | Path]:

@@ -1,10 +1,11 @@
 """Messages through a real Postfix: without a filter, with rcptd as its milter, with rcptd as its table of recipients.
 
-Three private Postfix stand beside each other and are sent to in turn by Postfix' own smtp-source, on 16 sessions at a
-time, a connection for each message, each with a recipient of its own. Mail is thrown away by the transport discard; a
-turn is over when smtp-source has had its last reply, and the next begins when the queue is empty.
+Private Postfix stand beside each other, one of them with a milter in C that does nothing, which tells what a milter
+costs that costs nothing. They are sent to in turn by Postfix' own smtp-source, on 16 sessions at a time, a connection
+for each message, each with a recipient of its own. Mail is thrown away by the transport discard; a turn is over when
+smtp-source has had its last reply, and the next begins when the queue is empty.
 
-CPU time is that of all of the Postfix' processes and rcptd's, from the first message to the empty queue.
+CPU time is that of all of the Postfix' processes and the filter's, from the first message to the empty queue.
 """
 
 import resource
@@ -15,12 +16,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.asking import PATIENCE, Load, processes_of, serving
+from benchmarks.asking import PATIENCE, Load, Processes, compiled, processes_of, serving
 from benchmarks.cyrus import note
+from benchmarks.milters import Milter, nothing, wait_until_known
 from benchmarks.processes import cpu_of, cpu_of_group
 from benchmarks.rcptd_conf import DOMAIN, MAPS, MILTER, RULES, file_store
 from benchmarks.report import Report, Target, rotated
-from tests.rig.daemon import Daemon
 from tests.rig.place import sheltered
 from tests.rig.ports import LOOPBACK, wait_until
 from tests.rig.postfix import Postfix
@@ -29,17 +30,18 @@ from tests.rig.require import require_program
 SESSIONS = 16
 OCTETS = 4096  # of a message's body
 NO_FILTER, AS_MILTER, AS_MAP = "no filter", "rcptd as milter", "rcptd as recipient map"
+IN_C = "milter in C, does nothing"
 SCENARIO = f"{SESSIONS} sessions"
 QUEUES = ("incoming", "active", "maildrop", "deferred")
 
 
 @dataclass(frozen=True)
 class Mta:
-    """A running Postfix, and the rcptd that it asks."""
+    """A running Postfix, and the filter that it asks."""
 
     postfix: Postfix
     master: int
-    daemon: Daemon | None
+    filter: Processes
 
     def settled(self) -> bool:
         """Whether nothing is in the queue."""
@@ -47,7 +49,7 @@ class Mta:
 
     def cpu(self) -> tuple[float, float]:
         """The CPU time of all, and that of the filter alone."""
-        of_filter = sum(cpu_of(processes_of(self.daemon)()).values()) if self.daemon else 0.0
+        of_filter = sum(cpu_of(self.filter()).values())
         return cpu_of_group(self.master) + of_filter, of_filter
 
 
@@ -59,22 +61,33 @@ def mtas(place: Path, messages: int) -> Iterator[Mapping[str, Mta]]:
     settings: dict[str, dict[str, str]] = {
         NO_FILTER: {},
         AS_MILTER: {"smtpd_milters": "unix:%s/milter.sock", "milter_default_action": "tempfail"},
+        IN_C: {"smtpd_milters": "unix:%s/milter.sock", "milter_default_action": "tempfail"},
         AS_MAP: {"relay_recipient_maps": "socketmap:unix:%s/map.sock:recipients"},
     }
+    front_ends = {AS_MILTER: MILTER, AS_MAP: MAPS}
     with ExitStack() as stack:
         found = {}
         for at, (name, main_cf) in enumerate(settings.items()):
             folder = place / f"filter{at}"
-            daemon = None
-            if main_cf:
-                configuration = MAPS + MILTER + file_store(folder, there) + RULES
-                daemon = stack.enter_context(serving(folder, configuration, probe=there[0]))
+            folder.mkdir()
+            asked: Processes = lambda: ()  # noqa: E731 - nobody
+            if name == IN_C:
+                path = folder / "milter.sock"
+                program = compiled("nothing.c", place, "-lmilter")
+                asked = stack.enter_context(nothing([program, f"unix:{path}"], path)).processes
+                path.chmod(0o666)  # libmilter leaves it to its owner
+            elif name in front_ends:
+                configuration = front_ends[name] + file_store(folder, there) + RULES
+                known = there[0] if name == AS_MAP else ""
+                asked = processes_of(stack.enter_context(serving(folder, configuration, probe=known)))
+            if name == AS_MILTER:
+                wait_until_known(place, Milter(folder / "milter.sock", asked), there[0])
             its_place = place / f"mta{at}"
             its_place.mkdir()
             filled = {key: value.replace("%s", str(folder)) for key, value in main_cf.items()}
             postfix = stack.enter_context(Postfix(its_place, main_cf=filled))
             master = int((postfix.queue / "pid" / "master.pid").read_text())
-            found[name] = Mta(postfix, master, daemon)
+            found[name] = Mta(postfix, master, asked)
         yield found
 
 
