@@ -55,6 +55,7 @@ class Counted:
         self.answer = answer
         self.token: object = self
         self.until = float("inf")
+        self.broken = False
         self.asked = 0
         self.meanwhile: Callable[[], None] = lambda: None
 
@@ -65,6 +66,8 @@ class Counted:
         return answer
 
     def standing(self) -> object:
+        if self.broken:
+            raise OSError("a bug")
         return self.token
 
     def stands_until(self, _: Recipient) -> float:
@@ -167,6 +170,27 @@ def test_of_a_store_that_cannot_tell_nothing_is_settled() -> None:
     assert asked_twice(Driver(world(Silent())), counted) == 2
     both = world(Counted(NOT_FOUND), RULES.replace('"local"', '"local", "other"'), other=Silent())
     assert asked_twice(Driver(both), counted) == 2
+
+
+def test_a_store_that_fails_to_tell_is_asked_each_time(caplog: pytest.LogCaptureFixture) -> None:
+    store = Counted()
+    driver = Driver(world(store))
+    assert asked_twice(driver, store) == 1
+    store.broken = True
+    assert asked_twice(driver, store) == 2
+    assert caplog.text.count("it is asked each time") == 1
+
+
+def test_a_store_that_fails_to_tell_how_long_is_asked_each_time(caplog: pytest.LogCaptureFixture) -> None:
+    store = Counted()
+    driver = Driver(world(store))
+
+    def fail(_: Recipient) -> float:
+        raise OSError("a bug")
+
+    store.stands_until = fail  # type: ignore[method-assign]
+    assert asked_twice(driver, store) == 2
+    assert "cannot be told" in caplog.text
 
 
 def test_a_store_that_changes_while_it_is_asked_settles_nothing() -> None:

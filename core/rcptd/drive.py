@@ -142,7 +142,10 @@ class Driver:
     def settle(self, ground: Ground[T], question: Question, reply: T, decision: Decision) -> None:
         """Keep the verdict of a decision that is `done` where it began, as far as it stands; any thread may call."""
         verdict = decision.verdict
-        ground.keep(question, reply, decision.case, verdict, logged=self._is_logged(verdict))
+        try:
+            ground.keep(question, reply, decision.case, verdict, logged=self._is_logged(verdict))
+        except Exception:
+            _log.exception("whether decision %s stands cannot be told", decision.reference)
 
     def give_again(self, settled: Settled[Any], query: Query) -> None:
         """Have it logged, if it is, that a verdict was given again; any thread may call."""

@@ -20,15 +20,18 @@ Threads. Any may call. A ground is looked at before the decision and again befor
 gives the same token for two states, so that what is kept was decided on that ground.
 """
 
+import logging
 import time
-from collections.abc import Hashable, Sized
+from collections.abc import Callable, Hashable, Sized
 from typing import Generic, Protocol, TypeVar
 
 from rcptd.case import Case
-from rcptd.question import Answer, Busy, Found, NotFound
+from rcptd.question import Answer, Busy, Found, NotFound, Stands
 from rcptd.trace import Asked
 from rcptd.verdict import Action, Cause, Verdict
 from rcptd.world import World
+
+_log = logging.getLogger("rcptd.settled")
 
 MOST = 100_000
 """How many verdicts are kept; each takes some 300 octets with its question."""
@@ -74,19 +77,29 @@ class Ground(Generic[T]):
 
     def __init__(self, world: World, most: int = MOST) -> None:
         self.world = world
-        tokens = {name: store.standing() for name, store in world.standing.items()}
-        self._tokens = [(world.standing[name].standing, token) for name, token in tokens.items()]
-        # Of a store that has no token now nothing can be known to stand.
-        self._stores = {name: world.standing[name] for name, token in tokens.items() if token is not None}
+        self._tokens: list[tuple[Callable[[], object], object]] = []
+        self._stores: dict[str, Stands] = {}
+        for name, store in world.standing.items():
+            try:
+                token = store.standing()
+            except Exception:
+                _log.exception("store %r cannot tell whether its answers stand; it is asked each time", name)
+                continue
+            self._tokens.append((store.standing, token))
+            if token is not None:  # else nothing can be known to stand
+                self._stores[name] = store
         self._half = max(1, most // 2)
         self._young: dict[Question, Settled[T]] = {}
         self._old: dict[Question, Settled[T]] = {}
 
     def stands(self) -> bool:
         """Say whether all stores are as they were."""
-        for standing, token in self._tokens:  # noqa: SIM110 - all() with a generator costs more than all of it
-            if standing() is not token:
-                return False
+        try:
+            for standing, token in self._tokens:
+                if standing() is not token:
+                    return False
+        except Exception:
+            return False  # the next ground will tell
         return True
 
     def recall(self, question: Question) -> Settled[T] | None:
