@@ -85,6 +85,8 @@ class Flat:
     kind = "flat"
     locking = False
     remembers = True
+    told = False
+    learnt = True
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -120,6 +122,18 @@ class Flat:
     def remembered(self, descriptor: int, key: bytes) -> bytes | None:
         """Do what `fetch` does, which needs no lock."""
         return self.fetch(descriptor, key)
+
+    def known(self, key: bytes) -> int:  # noqa: ARG002 - a format's signature
+        """Say that nothing is known without a look."""
+        return -1
+
+    def value(self, descriptor: int, key: bytes, place: int) -> bytes | None:  # noqa: ARG002
+        """Do what `fetch` does."""
+        return self.fetch(descriptor, key)
+
+    def learn(self, descriptor: int) -> bool:  # noqa: ARG002
+        """Learn nothing in advance."""
+        return False
 
     def begins(self, descriptor: int, prefix: bytes) -> bool:
         """Say whether any key begins with the prefix."""

@@ -79,6 +79,8 @@ class Lists(ABC):
 
     first: int
     remembers = True  # whether the stamp is the beginning of the file, and what was once written is never changed
+    told = False  # whether writers change the file by write(2) alone, so that `watches` tell of it
+    learnt = True  # whether there is nothing to learn in advance
     checked = True  # whether records have checksums, so that neighbours can prove that nothing is between them
 
     def __init__(self, path: str) -> None:
@@ -106,6 +108,18 @@ class Lists(ABC):
         if os.pread(descriptor, len(stamp), 0) != stamp:
             raise Forgotten
         return self._value(descriptor, state, (wanted, (), place)) if place else None
+
+    def known(self, key: bytes) -> int:
+        """Find where the record with a key is, 0 if there is none, -1 if that is not remembered; reads nothing."""
+        return self._remembered(self._state, self._order(key))
+
+    def value(self, descriptor: int, key: bytes, place: int) -> bytes | None:
+        """Give the value of a key from where `known` has it."""
+        return self._value(descriptor, self._state, (self._order(key), (), place))
+
+    def learn(self, descriptor: int) -> bool:  # noqa: ARG002 - a format's signature
+        """Learn nothing in advance."""
+        return False
 
     def _remembered(self, state: State, wanted: bytes) -> int:
         """Find where the record with a key is, 0 if there is none, -1 if that is not remembered."""

@@ -56,6 +56,7 @@ class Twoskip(Lists):
 
     kind = "twoskip"
     locking = True
+    told = True
     first = DUMMY
 
     def __init__(self, path: str) -> None:
