@@ -291,11 +291,11 @@ class Following:
         if not self._setting.acquire(blocking=False):
             return  # another thread does
         try:
+            if self._watched is file if file else self._awaited:
+                return  # another thread has
+            # In this order: nothing may be known that is not watched.
+            watches.apart(self._note_unwatched)
             watches.leave(self._tell)
-            self._lost = False
-            self._name = b""
-            self._watched = None
-            self._awaited = False
             place = watches.follow(os.fsencode(os.path.abspath(self._path)), self._tell)  # noqa: PTH100 - as octets
             if place is None or (file is not None and not watches.file(place, self._tell)):
                 self._refused = REFUSED
@@ -305,6 +305,12 @@ class Following:
             watches.apart(lambda: self._note_watched(file))
         finally:
             self._setting.release()
+
+    def _note_unwatched(self) -> None:
+        self._known = self._watched = None
+        self._absent = self._awaited = False
+        self._lost = False
+        self._name = b""
 
     def _note_watched(self, file: _File | None) -> None:
         if not self._lost:

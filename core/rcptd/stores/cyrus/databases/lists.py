@@ -24,6 +24,7 @@ from typing import Any
 from rcptd.stores.cyrus.databases.errors import Damaged, Forgotten
 from rcptd.stores.cyrus.databases.files import Walk
 from rcptd.stores.cyrus.databases.gaps import MEMBERS_MOST, Gap, Gaps
+from rcptd.stores.cyrus.databases.index import Index
 from rcptd.stores.cyrus.databases.locks import WHOLE
 
 HOPS = 5000  # steps of one search
@@ -44,7 +45,7 @@ class State:
     question.
     """
 
-    __slots__ = ("current", "gaps", "lasting", "notes", "records", "stamp", "start", "tiers")
+    __slots__ = ("current", "gaps", "index", "lasting", "notes", "records", "stamp", "start", "tiers")
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class State:
         self.lasting = lasting
         self.start: Node | None = None
         self.gaps: Gaps | None = None
+        self.index: Index | None = None
         self.tiers: tuple[dict[int, Gap], ...] = _UNKNOWN  # those of the gaps
 
     def take(self, gaps: Gaps) -> None:
@@ -303,9 +305,13 @@ class Lists(ABC):
             while len(following) > 1 and not following[-1]:
                 following = following[:-1]
             state.start = (key, following, at)
-            if state.lasting and state.gaps is None:
-                state.take(Gaps(self.first, len(following), state.current))
+            self._prepare(state, len(following))
         return state.start
+
+    def _prepare(self, state: State, lists: int) -> None:
+        """Prepare for remembering a file with so many lists."""
+        if state.lasting and state.gaps is None:
+            state.take(Gaps(self.first, lists, state.current))
 
     def _read(self, descriptor: int, at: int, octets: int) -> bytes:
         data = os.pread(descriptor, octets, at)
