@@ -22,8 +22,9 @@ from rcptd.stores.cyrus.imapdconf import ImapdConf
 from rcptd.stores.cyrus.malformed import Malformed
 from rcptd.stores.cyrus.names import Resolved
 from rcptd.stores.cyrus.quotas import QuotaFigures
-from rcptd.stores.cyrus.records import MailboxRecord, read_mailbox
+from rcptd.stores.cyrus.records import MailboxRecord, is_plain, read_mailbox
 from rcptd.stores.cyrus.server import server
+from rcptd.stores.cyrus.swift import Swift
 
 _log = logging.getLogger(__name__)
 
@@ -89,13 +90,14 @@ class Judge:
         self._learning = Learning()
         self._mailboxes = open_database(
             conf.mboxlist_db, conf.mboxlist_db_path, what="mboxlist_db", sql=sql,
-            watches=self._watches, learning=self._learning,
+            watches=self._watches, learning=self._learning, plain=is_plain,
         )  # fmt: skip
         self._quotas = quotas.open_quotas(conf, self._watches, self._learning)
         self._denied = open_database(
             conf.userdeny_db, conf.userdeny_db_path, what="userdeny_db", sql=sql,
             watches=self._watches, learning=self._learning,
         )  # fmt: skip
+        self._swift = Swift(conf, self._watches, self._mailboxes, self._quotas, self._denied, strict=strict).exists
         self._complaints: set[str] = set()
 
     @property
@@ -105,6 +107,8 @@ class Judge:
 
     def judge(self, address: bytes, *, size: int = 0, steps: Steps = None) -> Judgement:
         """Judge an address, for a message of `size` octets where that is known; raises `Held` only."""
+        if steps is None and (there := self._swift(address)) is not None:
+            return OK if there else NONEXISTENT
         try:
             return self._judge(address, size, steps)
         except _Unknown as unknown:

@@ -90,6 +90,12 @@ def read_mailbox(value: bytes, *, rights: bool = True) -> MailboxRecord:
     return MailboxRecord(kind, flags, server or b"", _entries(acl.partition(b"\0")[0]))
 
 
+def is_plain(value: bytes) -> bool:
+    """Say whether a record is one of mail, here, in no odd state, and can be read: what nearly every one is."""
+    plain = _PLAIN.fullmatch(value)
+    return plain is not None and plain[1] == b"e"
+
+
 class _Reading:
     """One pass through a list, and what it has found."""
 

@@ -68,6 +68,13 @@ class Database(Protocol):
         """
         ...
 
+    def known(self, key: bytes) -> int:
+        """Say without a look what is known of a key, for who has found the watches quiet since the question came.
+
+        It is 0 where there is none, an odd number where its value is `plain`, and -1 where that takes a question.
+        """
+        ...
+
     def fetch(self, key: bytes, quiet: bool = False) -> bytes | None:
         """Give the value of a key, None if there surely is none; raises `Trouble`; `quiet` is that of `missing`."""
         ...
@@ -99,18 +106,19 @@ def open_database(
     sql: SqlServer | None = None,
     watches: Watches | None = None,
     learning: Learning | None = None,
+    plain: Callable[[bytes], bool] | None = None,
 ) -> Database:
     """Open a database of the configured kind; `what` names its job, for messages. Troubles come with the questions.
 
-    `watches` and `learning` are for whoever asks often; they are not closed with the database. quotalegacy
-    wants `letter`, which gives the folder for a name, and whether a `!` ends a domain; of its path only the directory
-    part counts. sql wants SQLAlchemy's `url`; of its path only the last part counts, as the table's name.
+    `watches` and `learning` are for whoever asks often; they are not closed with the database. `plain` says of a value
+    whether it is such that whoever asks need not see it. quotalegacy wants `letter`, which gives the folder for a name,
+    and whether a `!` ends a domain; of its path only the directory part counts. sql wants SQLAlchemy's `url`; of its path only the last part counts, as the table's name.
     """
     # Each backend is imported when it is wanted: a start counts.
     if kind in ONE_FILE:
         from rcptd.stores.cyrus.databases.onefile import OneFile  # noqa: PLC0415
 
-        return OneFile(kind, path, watches, learning)
+        return OneFile(kind, path, watches, learning, plain)
     if kind == "quotalegacy" and letter:
         from rcptd.stores.cyrus.databases.quotalegacy import Quotalegacy  # noqa: PLC0415
 

@@ -60,6 +60,13 @@ class Walk:
         self.faults: list[str] = []
 
 
+Plain = Callable[[bytes], bool]
+"""Says of a value whether it is what nearly all are, and need not be seen."""
+
+PlaceOf = Callable[[bytes], int]
+"""Finds where the record with a key is, 0 if there is none, -1 if that is not known; one more if its value is plain."""
+
+
 class Format(Protocol):
     """How one file is read: made when the file is opened, used by all readers of it, any thread.
 
@@ -70,8 +77,7 @@ class Format(Protocol):
     kind: str
     locking: bool  # whether writers wait for readers
     remembers: bool  # whether `remembered` may ever tell
-    told: bool  # whether all that writers do is told by `watches`, and so `known` may ever tell
-    learnt: bool  # whether `learn` has nothing to do
+    told: bool  # whether all that writers do is told by `watches`, and so `place_of` may ever tell
 
     def lock(self, descriptor: int) -> None:
         """Take the shared lock that writers of this format respect, without waiting; raises `Held`."""
@@ -89,19 +95,21 @@ class Format(Protocol):
         """Do what `fetch` does, without a lock, where what is remembered is proof; raises `Forgotten` where not."""
         ...
 
-    def known(self, key: bytes) -> int:
-        """Find where the record with a key is, 0 if there is none, -1 if that is not remembered; reads nothing.
-
-        Called without a lock, while it is known that the file is as it is remembered.
-        """
+    def place_of(self) -> PlaceOf | None:
+        """Give what finds places without a lock, true as long as the file is as it is now; None for nothing."""
         ...
 
     def value(self, descriptor: int, key: bytes, place: int) -> bytes | None:
-        """Give the value of a key, without a lock, from where `known` has it."""
+        """Give the value of a key, without a lock, from its place."""
         ...
 
     def begins(self, descriptor: int, prefix: bytes) -> bool:
         """Say whether any key begins with the prefix."""
+        ...
+
+    @property
+    def learnt(self) -> bool:
+        """Say whether `learn` has nothing to do."""
         ...
 
     def learn(self, descriptor: int) -> bool:
@@ -198,7 +206,7 @@ class Following:
         self._changing = threading.Lock()  # held for a handful of instructions and two small reads
         self._closed = False
         self._watched: _File | None = None  # the file that is watched, and the way to it
-        self._known: _File | None = None  # the file that is known to be as it is remembered
+        self._known: tuple[_File, PlaceOf] | None = None  # while it is known that the file is as it is remembered
         self._awaited = False  # whether the way to the path is watched for a file that is not there
         self._absent = False  # whether it is known that there is none
         self._name = b""  # that of the end of the way, once that is known
@@ -235,13 +243,14 @@ class Following:
 
         `quiet` is what `Watches.quiet` has said since the question came.
         """
-        if quiet and (file := self._known) is not None:
-            place = file.format.known(key)
+        if quiet and key and (known := self._known) is not None:
+            known_file, place_of = known
+            place = place_of(key)
             if not place:
                 return None
             if place > 0:
                 try:
-                    return self._read(file, key, place)
+                    return self._read(known_file, key, place & ~1)
                 except (IndexError, Trouble, OSError):
                     pass  # the lock, or another look, will tell
         file = self._file
@@ -251,6 +260,11 @@ class Following:
             except (IndexError, Forgotten, Trouble, OSError):
                 pass
         return self.ask(_fetch, key)
+
+    def known(self, key: bytes) -> int:
+        """Find what is known of a key without a look, as `PlaceOf` tells it; the watches have been found quiet."""
+        known = self._known
+        return known[1](key) if known and key else -1
 
     def _read(self, file: _File, key: bytes, place: int) -> bytes | None:
         descriptor = file.idle.pop()
@@ -274,7 +288,7 @@ class Following:
             file.idle.append(descriptor)
             if file is not self._file:
                 file.close_idle()
-        if watches and quiet and file.format.told and self._known is not file:
+        if watches and quiet and file.format.told and not self._known:
             if self._watched is file:
                 watches.note(epoch, lambda: self._note(file))
             else:
@@ -319,7 +333,8 @@ class Following:
 
     def _note(self, file: _File) -> None:
         if self._watched is file and self._file is file:
-            self._known = file
+            place_of = file.format.place_of()
+            self._known = (file, place_of) if place_of else None
 
     def _note_absent(self) -> None:
         if self._awaited and self._file is None:

@@ -21,7 +21,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 
 from rcptd.stores.cyrus.databases.errors import Absent, Damaged, Held
-from rcptd.stores.cyrus.databases.files import Walk
+from rcptd.stores.cyrus.databases.files import PlaceOf, Walk
 from rcptd.stores.cyrus.databases.missing import SETTLED
 
 SMALL = 1 << 18  # octets of a file that is read whole: 3000 mailboxes, a millisecond
@@ -123,11 +123,11 @@ class Flat:
         """Do what `fetch` does, which needs no lock."""
         return self.fetch(descriptor, key)
 
-    def known(self, key: bytes) -> int:  # noqa: ARG002 - a format's signature
-        """Say that nothing is known without a look."""
-        return -1
+    def place_of(self) -> PlaceOf | None:
+        """Give nothing: what is remembered tells only together with a look."""
+        return None
 
-    def value(self, descriptor: int, key: bytes, place: int) -> bytes | None:  # noqa: ARG002
+    def value(self, descriptor: int, key: bytes, place: int) -> bytes | None:  # noqa: ARG002 - a format's signature
         """Do what `fetch` does."""
         return self.fetch(descriptor, key)
 

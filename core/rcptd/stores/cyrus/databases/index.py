@@ -2,10 +2,10 @@
 
 The order is cut by fences: some records, each thirty-second or so, as they are in a high list. Their keys and places
 are two Python lists. What stands from one fence to the next is a gap: what all its keys begin with, once; the rest of
-each key, in one string with an LF before and behind each; and the places, four octets each. So a record takes its key
-without the beginning, and five octets. A key is found by a bisection among the fences and a search in the string, and
-that it is not there is known when it is not: the gap was read record by record, from one fence to the next along the
-lowest list, and all was right.
+each key, in one string with an LF before and behind each; and the places, four octets each, with a bit that says
+whether the value is a plain one. So a record takes its key without the beginning, and five octets. A key is found by a
+bisection among the fences and a search in the string, and that it is not there is known when it is not: the gap was
+read record by record, from one fence to the next along the lowest list, and all was right.
 
 A gap that is not known is None. It is learnt in advance, gap after gap, or when a question falls into it after all was
 learnt. One in which anything is wrong stays unknown, and is searched record by record; so a fault harms as few
@@ -22,7 +22,6 @@ ROOM bounds the memory; beyond, no more gaps are kept.
 
 import struct
 from bisect import bisect_left, bisect_right
-from os.path import commonprefix
 
 MEMBERS_MOST = 1024  # of one gap; more is no skip list as Cyrus writes it, or has grown since
 SPLIT = 512  # members from which a gap gets more fences
@@ -30,7 +29,7 @@ PIECE = 32  # members from one of these to the next
 ROOM = 200 << 20  # octets for gaps: ten million mailboxes
 
 _GAP_OCTETS = 250  # of a gap without its members, its fence among it
-_PLACE_MOST = (1 << 35) - 1  # by eights in four octets
+_PLACE_MOST = (1 << 34) - 1  # by eights in four octets, but for a bit
 
 
 Gap = tuple[bytes, bytes, bytes]
@@ -56,7 +55,7 @@ class Index:
         self.room = ROOM
 
     def place(self, key: bytes) -> int:
-        """Find where the record with a key is, 0 if there is none, -1 if that is not known."""
+        """Find where the record with a key is, 0 if there is none, -1 if unknown; one more, if its value is plain."""
         fences, _, gaps = self.table
         gap = gaps[bisect_right(fences, key) - 1]
         if gap is None:
@@ -71,7 +70,8 @@ class Index:
         if b"\n" in rest:
             return -1  # may be two
         at = 4 * rests.count(b"\n", 0, at)
-        return int.from_bytes(places[at : at + 4], "little") << 3
+        spot = int.from_bytes(places[at : at + 4], "little")
+        return (spot >> 1 << 3) + (spot & 1)
 
     def before(self, key: bytes) -> int:
         """Give the number of the gap in which a key belongs."""
@@ -98,7 +98,10 @@ class Index:
         fences.append(key)  # last: whoever asks bisects these
 
     def put(self, number: int, keys: list[bytes], places: list[int]) -> None:
-        """Remember all members of a gap, its fence the first of them, and make more fences where there are many."""
+        """Remember all members of a gap, its fence the first of them, and make more fences where there are many.
+
+        A place is one more where the value is plain.
+        """
         self.forget(number)
         cut = range(0, len(keys), PIECE) if len(keys) > SPLIT else (0,)
         ends = [*cut[1:], len(keys)]
@@ -116,7 +119,7 @@ class Index:
             return
         self.table = (
             [*fences[: number + 1], *(keys[at] for at in cut[1:]), *fences[number + 1 :]],
-            [*spots[: number + 1], *(places[at] for at in cut[1:]), *spots[number + 1 :]],
+            [*spots[: number + 1], *(places[at] & ~1 for at in cut[1:]), *spots[number + 1 :]],
             [*gaps[:number], *pieces, *gaps[number + 1 :]],
         )
         if self.next > number:
@@ -151,7 +154,11 @@ class Index:
         # A fence that may be what was deleted is none any more: its gap belongs to the one before.
         if number and (gap is None or _is_second(gap, follower)):
             self.forget(number - 1)
-            self.table = tuple(one[:number] + one[number + 1 :] for one in (fences, places, gaps))  # type: ignore
+            self.table = (
+                fences[:number] + fences[number + 1 :],
+                places[:number] + places[number + 1 :],
+                gaps[:number] + gaps[number + 1 :],
+            )
             self.next -= self.next > number
 
 
@@ -159,12 +166,17 @@ def _made(keys: list[bytes], places: list[int]) -> Gap | None:
     """Put a gap together; None where that cannot be."""
     if not keys:
         return b"", b"\n", b""
-    begin = commonprefix([keys[0], keys[-1]])
+    begin = _both_begin(keys[0], keys[-1])
     cut = len(begin)
     rests = b"\n%b\n" % b"\n".join([key[cut:] for key in keys])
     if rests.count(b"\n") != len(keys) + 1 or max(places) > _PLACE_MOST:
         return None
-    return begin, rests, struct.pack(f"<{len(places)}I", *[place >> 3 for place in places])
+    return begin, rests, struct.pack(f"<{len(places)}I", *[(place >> 3 << 1) + (place & 1) for place in places])
+
+
+def _both_begin(one: bytes, other: bytes) -> bytes:
+    """Give what two keys begin with."""
+    return one[: next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))]
 
 
 def _octets(gap: Gap | None) -> int:

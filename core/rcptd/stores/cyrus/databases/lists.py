@@ -22,7 +22,7 @@ from bisect import bisect_left
 from typing import Any
 
 from rcptd.stores.cyrus.databases.errors import Damaged, Forgotten
-from rcptd.stores.cyrus.databases.files import Walk
+from rcptd.stores.cyrus.databases.files import PlaceOf, Plain, Walk
 from rcptd.stores.cyrus.databases.gaps import MEMBERS_MOST, Gap, Gaps
 from rcptd.stores.cyrus.databases.index import Index
 from rcptd.stores.cyrus.databases.locks import WHOLE
@@ -82,11 +82,11 @@ class Lists(ABC):
     first: int
     remembers = True  # whether the stamp is the beginning of the file, and what was once written is never changed
     told = False  # whether writers change the file by write(2) alone, so that `watches` tell of it
-    learnt = True  # whether there is nothing to learn in advance
     checked = True  # whether records have checksums, so that neighbours can prove that nothing is between them
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, plain: Plain | None = None) -> None:
         self._path = path
+        self._plain = plain
         self._state = State(None)
 
     def fetch(self, descriptor: int, key: bytes) -> bytes | None:
@@ -111,13 +111,18 @@ class Lists(ABC):
             raise Forgotten
         return self._value(descriptor, state, (wanted, (), place)) if place else None
 
-    def known(self, key: bytes) -> int:
-        """Find where the record with a key is, 0 if there is none, -1 if that is not remembered; reads nothing."""
-        return self._remembered(self._state, self._order(key))
+    def place_of(self) -> PlaceOf | None:
+        """Give nothing: what is remembered tells only together with a look."""
+        return None
 
     def value(self, descriptor: int, key: bytes, place: int) -> bytes | None:
-        """Give the value of a key from where `known` has it."""
+        """Give the value of a key from where it is."""
         return self._value(descriptor, self._state, (self._order(key), (), place))
+
+    @property
+    def learnt(self) -> bool:
+        """Say whether there is nothing to learn in advance."""
+        return True
 
     def learn(self, descriptor: int) -> bool:  # noqa: ARG002 - a format's signature
         """Learn nothing in advance."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from rcptd.stores.cyrus.databases import Description
 from rcptd.stores.cyrus.databases.detection import chooser
 from rcptd.stores.cyrus.databases.errors import Held, Trouble
-from rcptd.stores.cyrus.databases.files import Following, Format, Walk
+from rcptd.stores.cyrus.databases.files import Following, Format, Plain, Walk
 from rcptd.stores.cyrus.databases.learning import Learning
 from rcptd.stores.cyrus.databases.watches import Watches
 
@@ -27,13 +27,19 @@ class OneFile:
     """A database in one file; see `files` for threads and locks."""
 
     def __init__(
-        self, kind: str, path: Path, watches: Watches | None = None, learning: Learning | None = None
+        self,
+        kind: str,
+        path: Path,
+        watches: Watches | None = None,
+        learning: Learning | None = None,
+        plain: Plain | None = None,
     ) -> None:
         self._configured = kind
         self._path = path
-        self._file = Following(str(path), chooser(kind), watches, learning)
+        self._file = Following(str(path), chooser(kind, plain), watches, learning)
         self.missing = self._file.missing
         self.fetch = self._file.fetch
+        self.known = self._file.known
 
     @property
     def kind(self) -> str:

@@ -80,6 +80,11 @@ class Quotalegacy:
         """Say that it is not."""
         return False
 
+    def known(self, key: bytes) -> int:
+        """Say 0 where it is known that there is no such root, else -1."""
+        known = self._there.known if self._there else None
+        return -1 if known is None or key in known else 0
+
     def fetch(self, key: bytes, quiet: bool = False) -> bytes | None:
         """Give the text of a quota root, None if there surely is none; raises `Trouble`."""
         if quiet and (roots := self._there):

@@ -58,6 +58,10 @@ class Sql:
         """Say that it is not."""
         return False
 
+    def known(self, key: bytes) -> int:  # noqa: ARG002 - a database's signature
+        """Say that nothing is known without a look."""
+        return -1
+
     def fetch(self, key: bytes, quiet: bool = False) -> bytes | None:  # noqa: ARG002
         """Give the value of a key, None if there surely is none; raises `Trouble`."""
         value = self._ask("fetch", key)

@@ -26,6 +26,7 @@ import threading
 from zlib import crc32
 
 from rcptd.stores.cyrus.databases.errors import Damaged, OtherFormat
+from rcptd.stores.cyrus.databases.files import PlaceOf, Plain
 from rcptd.stores.cyrus.databases.index import MEMBERS_MOST, Index
 from rcptd.stores.cyrus.databases.lists import KEY_MOST, UNFINISHED, VALUE_MOST, WINDOW, Lists, Node, State, in_force
 from rcptd.stores.cyrus.databases.locks import WHOLE
@@ -70,8 +71,8 @@ class Twoskip(Lists):
     told = True
     first = DUMMY
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
+    def __init__(self, path: str, plain: Plain | None = None) -> None:
+        super().__init__(path, plain)
         self._lock = threading.Lock()  # held by who changes what is remembered
         self.lock = WHOLE.lock
         self.unlock = WHOLE.unlock
@@ -210,6 +211,7 @@ class Twoskip(Lists):
         places: list[int] = []
         before = b""
         data, base = b"", 0
+        is_plain = self._plain
         while at != end:
             here = at - base
             if not 0 <= here <= len(data) - WINDOW:
@@ -229,7 +231,10 @@ class Twoskip(Lists):
                 and crc32(data[here : begin - 8]) == checksum
                 and crc32(data[begin:behind]) == tail_checksum
             ):
-                key, place = data[begin : begin + key_octets], at
+                middle = begin + key_octets
+                key, place = data[begin:middle], at
+                if is_plain and is_plain(data[middle : middle + value_octets]):
+                    place += 1
                 at = max(one if one < current else 0, two if two < current else 0)
             else:
                 node = self._load(descriptor, state, at, whole=True) if at else None
@@ -246,9 +251,17 @@ class Twoskip(Lists):
             places.append(place)
         return keys, places
 
+    def place_of(self) -> PlaceOf | None:
+        """Give what finds the place of a key, as long as the file is as it is now."""
+        index = self._state.index
+        return index.place if index else None
+
     def _remembered(self, state: State, wanted: bytes) -> int:
         index = state.index
-        return index.place(wanted) if index is not None and wanted else -1
+        if index is None or not wanted:
+            return -1
+        place = index.place(wanted)
+        return place & ~1 if place > 0 else place
 
     def _fetch_searching(self, descriptor: int, state: State, wanted: bytes) -> bytes | None:
         index = state.index
@@ -256,7 +269,7 @@ class Twoskip(Lists):
             number = index.before(wanted)
             if index.wanted(number):
                 self._learn_gap(descriptor, state, index, number)
-                place = index.place(wanted)
+                place = self._remembered(state, wanted)
                 if place >= 0:
                     return self._value(descriptor, state, (wanted, (), place)) if place else None
         return super()._fetch_searching(descriptor, state, wanted)

@@ -24,6 +24,10 @@ class Unusable:
         """Say that it is not."""
         return False
 
+    def known(self, key: bytes) -> int:  # noqa: ARG002 - a database's signature
+        """Say that nothing is known without a look."""
+        return -1
+
     def fetch(self, key: bytes, quiet: bool = False) -> NoReturn:  # noqa: ARG002 - it is the same for all
         """Raise `Unreadable`."""
         raise Unreadable(self._why)
