@@ -90,10 +90,8 @@ def read_mailbox(value: bytes, *, rights: bool = True) -> MailboxRecord:
     return MailboxRecord(kind, flags, server or b"", _entries(acl.partition(b"\0")[0]))
 
 
-def is_plain(value: bytes) -> bool:
-    """Say whether a record is one of mail, here, in no odd state, and can be read: what nearly every one is."""
-    plain = _PLAIN.fullmatch(value)
-    return plain is not None and plain[1] == b"e"
+is_plain = re.compile(_PLAIN.pattern.replace(b"([a-z]++)", b"e")).fullmatch
+"""Says whether a part of some octets is a record of mail, here, in no odd state, and can be read: as nearly all are."""
 
 
 class _Reading:

@@ -106,13 +106,14 @@ def open_database(
     sql: SqlServer | None = None,
     watches: Watches | None = None,
     learning: Learning | None = None,
-    plain: Callable[[bytes], bool] | None = None,
+    plain: Callable[[bytes, int, int], object] | None = None,
 ) -> Database:
     """Open a database of the configured kind; `what` names its job, for messages. Troubles come with the questions.
 
     `watches` and `learning` are for whoever asks often; they are not closed with the database. `plain` says of a value
     whether it is such that whoever asks need not see it. quotalegacy wants `letter`, which gives the folder for a name,
-    and whether a `!` ends a domain; of its path only the directory part counts. sql wants SQLAlchemy's `url`; of its path only the last part counts, as the table's name.
+    and whether a `!` ends a domain; of its path only the directory part counts. sql wants SQLAlchemy's `url`; of its
+    path only the last part counts, as the table's name.
     """
     # Each backend is imported when it is wanted: a start counts.
     if kind in ONE_FILE:

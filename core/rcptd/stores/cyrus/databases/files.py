@@ -60,8 +60,8 @@ class Walk:
         self.faults: list[str] = []
 
 
-Plain = Callable[[bytes], bool]
-"""Says of a value whether it is what nearly all are, and need not be seen."""
+Plain = Callable[[bytes, int, int], object]
+"""Says of a value, in some octets from here to there, whether it is what nearly all are, and need not be seen."""
 
 PlaceOf = Callable[[bytes], int]
 """Finds where the record with a key is, 0 if there is none, -1 if that is not known; one more if its value is plain."""

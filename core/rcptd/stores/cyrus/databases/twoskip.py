@@ -233,7 +233,7 @@ class Twoskip(Lists):
             ):
                 middle = begin + key_octets
                 key, place = data[begin:middle], at
-                if is_plain and is_plain(data[middle : middle + value_octets]):
+                if is_plain and is_plain(data, middle, middle + value_octets):
                     place += 1
                 at = max(one if one < current else 0, two if two < current else 0)
             else:
