@@ -316,7 +316,7 @@ class Lists(ABC):
     def _prepare(self, state: State, lists: int) -> None:
         """Prepare for remembering a file with so many lists."""
         if state.lasting and state.gaps is None:
-            state.take(Gaps(self.first, lists, state.current))
+            state.take(Gaps(lists))
 
     def _read(self, descriptor: int, at: int, octets: int) -> bytes:
         data = os.pread(descriptor, octets, at)
