@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from rcptd.stores.cyrus import imapdconf, swift
-from rcptd.stores.cyrus.databases import Learning, Watches, files, onefile, open_database, roots, watches
+from rcptd.stores.cyrus.databases import Learning, Watches, files, index, onefile, open_database, roots, watches
 from rcptd.stores.cyrus.databases.quotalegacy import Quotalegacy
 from rcptd.stores.cyrus.judge import Judge, Outcome
 from tests.cyrus.ours import ask
@@ -148,7 +148,11 @@ def test_each_change_of_a_real_cyrus_is_seen_by_the_next_question() -> None:
         judge.close()
 
 
-def test_thousands_of_changes_are_seen_by_threads(site: Site, judge: Judge) -> None:
+@pytest.mark.parametrize("wide", [False, True])
+def test_thousands_of_changes_are_seen_by_threads(site: Site, monkeypatch: pytest.MonkeyPatch, wide: bool) -> None:
+    if wide:
+        monkeypatch.setattr(index, "GAPS_MOST", 0)
+    judge = judge_of(site)
     file = site.directory / "mailboxes.db"
     key = b"Nuser\x1fzz"
     database = open_database("twoskip", file, what="m")
@@ -191,6 +195,17 @@ def test_thousands_of_changes_are_seen_by_threads(site: Site, judge: Judge) -> N
         finally:
             done.set()
         assert all(one.result() > 10 for one in asking)
+    assert settled(judge)
+    idle = mailboxes_of(judge)._file.idle  # type: ignore[union-attr]
+    kept = [idle.pop() for _ in range(len(idle))]
+    assert mailboxes_of(judge).known(b"Nuser\x1ffoo") > 0 or wide
+    idle += kept
+    if wide:
+        (site.directory / "mailboxes.db").write_bytes(b"")
+        known = mailboxes_of(judge)._known
+        assert known
+        assert mailboxes_of(judge)._seek(known, b"Nuser\x1ffoo") == -1
+    judge.close()
 
 
 # ---- files and directories that come and go -------------------------------------------------------------------------
