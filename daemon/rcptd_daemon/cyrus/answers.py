@@ -24,6 +24,9 @@ _log = logging.getLogger(__name__)
 DEADLINE = 6.0
 """How long an answer may take, in seconds: less than the 10 s of Sendmail."""
 
+SHORT = 500
+"""How long a request may be that is answered by the shortest way, in octets."""
+
 PAUSES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 """How long to wait for a writer, in seconds: each of these, then the last again and again."""
 
@@ -65,7 +68,7 @@ class Answers:
 
     def again(self, request: bytes, _peer: str, /) -> bytes | None:
         """Answer a request that came alone and whole, where the judge knows at once; None, unasked, for all else."""
-        if not self._plainly:
+        if not self._plainly or len(request) > SHORT or b"\0" in request:
             return None
         length, _, rest = request.partition(b":")
         name, _, key = rest.partition(b" ")

@@ -11,8 +11,8 @@ A gap that is not known is None. It is learnt in advance, gap after gap, or when
 learnt. One in which anything is wrong stays unknown, and is searched record by record; so a fault harms as few
 questions as without a memory. The same where a key has an LF in it, or a file is larger than four octets reach.
 
-A file of more than GAPS_MOST records is `wide`: it has more fences, each fourth record at ten millions, and no gaps, which would
-take too long to learn. There the few records behind a fence are read for each question (`twoskip`).
+A file of more than GAPS_MOST records is `wide`: it has more fences, each fourth record at ten millions, and no gaps,
+which would take too long to learn. There the few records behind a fence are read for each question (`twoskip`).
 
 All this holds as long as the file is as it was, or was told what has been `written` and `deleted` since. A fence is
 always a record that is there, at its place; which records are fences does not matter.
