@@ -290,6 +290,32 @@ def test_a_gap_in_memory() -> None:
     assert one.next == 1
 
 
+def test_a_mark_of_deletion_names_the_record_behind() -> None:
+    for follower, left in ((b"ac", [b"", b"k"]), (b"kb", [b""]), (b"kc", [b"", b"k"])):
+        one = index.Index(64, 1000, 10)
+        one.fence(b"k", 2000)
+        one.put(0, [b"ab", b"ac"], [400, 800])
+        one.put(1, [b"k", b"kb"], [2000, 2400])
+        one.deleted(follower)
+        assert one.table[0] == left
+        assert None in one.table[2]
+
+
+def test_news_of_an_unknown_kind_are_no_news(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(6)
+    written = Written(site, site.place / "kind.db", "twoskip", random_rows(rng, 100))
+    written.check(rng, [])
+    kept = written.remembered
+    written.set({b"Nuser\x1fnew": b"value"})
+    head = twoskip.Twoskip._head
+    with monkeypatch.context() as odd:
+        odd.setattr(twoskip.Twoskip, "_head", lambda *about: (0, *head(*about)[1:]))
+        with pytest.raises(Damaged):
+            written.ours.fetch(b"Nuser\x1fnew")
+    assert written.remembered is not kept
+    written.check(rng, [b"Nuser\x1fnew"])
+
+
 def test_what_a_file_that_is_left_dirty_has_is_not_learnt(site: Site) -> None:
     path = site.place / "dirty.twoskip"
     site.dbtool("-n", "-T", path, "twoskip", "set", lines=lines({b"a": b"b"}))

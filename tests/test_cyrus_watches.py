@@ -16,7 +16,19 @@ from typing import Any
 import pytest
 
 from rcptd.stores.cyrus import imapdconf, swift
-from rcptd.stores.cyrus.databases import Learning, Watches, files, index, onefile, open_database, roots, watches
+from rcptd.stores.cyrus.databases import (
+    Learning,
+    SqlServer,
+    Watches,
+    files,
+    flat,
+    index,
+    onefile,
+    open_database,
+    roots,
+    skiplist,
+    watches,
+)
 from rcptd.stores.cyrus.databases.quotalegacy import Quotalegacy
 from rcptd.stores.cyrus.judge import Judge, Outcome
 from tests.cyrus.ours import ask
@@ -235,6 +247,7 @@ def test_quota_roots_come_change_and_go(site: Site, judge: Judge) -> None:
     set_quota(site, "quota/x/user.bar", b"1\n1\n")  # where it does not belong
     (site.directory / "quota/x/user.bar").unlink()
     assert settled_but_full(judge)
+    set_quota(site, "quota/x/user.bar", b"1\n1\n")
     assert outcome(judge, b"bar") is FULL
     (site.directory / "quota/u/user").unlink()
     assert outcome(judge, b"bar") is OK
@@ -272,7 +285,7 @@ def test_quota_roots_of_domains(site: Site, judge: Judge) -> None:
         else:
             shutil.rmtree(site.directory / "domain/f")
         assert outcome(judge, b"x@far.net") is OK
-    (site.directory / "domain/f/old.net").mkdir(parents=True)
+    (site.directory / "domain/o/old.net").mkdir(parents=True)
     assert wait_until(lambda: outcome(judge, b"foo") is OK and roots_of(judge).known is not None, 10.0)
 
 
@@ -371,7 +384,7 @@ def test_a_queue_that_overflows_makes_everything_unknown(site: Site, judge: Judg
     assert settled(judge)
 
 
-@pytest.mark.parametrize("what", ["no call", "no descriptor", "no watch", "file system", "bounds", "no thread"])
+@pytest.mark.parametrize("what", ["no call", "no descriptor", "no watch", "file system", "bounds", "few", "no thread"])
 def test_without_inotify_all_goes_on(site: Site, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     class Libc:
         def __init__(self, _: object) -> None:
@@ -389,6 +402,8 @@ def test_without_inotify_all_goes_on(site: Site, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(watches, "TRUSTED", {})
     if what == "bounds":
         monkeypatch.setattr(watches, "MOST", 3)
+    if what == "few":
+        monkeypatch.setattr(watches, "MOST", 8)
     if what == "no thread":
         monkeypatch.setattr(threading.Thread, "start", _no_thread)
     monkeypatch.setattr(files, "REFUSED", 5)
@@ -422,7 +437,7 @@ def test_a_descriptor_that_fails_is_given_up(site: Site, judge: Judge, monkeypat
     (site.directory / "quota/f/user.foo").unlink()
     assert settled(judge)
     monkeypatch.setattr(watches, "_TURNS", 1)
-    monkeypatch.setattr(watches, "_ROOM", 320)
+    monkeypatch.setattr(watches, "_ROOM", 64)
     set_quota(site, "quota/f/user.foo", b"1048576\n1\n")  # more than is read: all is forgotten
     assert judge._watches.quiet()
     monkeypatch.undo()
@@ -558,3 +573,100 @@ def test_swift_answers_are_those_of_the_judge(judge: Judge, monkeypatch: pytest.
 
 def ask_with(judge: Judge, address: bytes, steps: list[str]) -> Outcome:
     return judge.judge(address, steps=steps).outcome
+
+
+def test_a_user_who_is_shared_mailboxes_is_left_to_the_judge(site: Site) -> None:
+    with site.config.open("a") as config:
+        config.write("postuser: x\n")
+    judge = Judge(imapdconf.read(site.config, service="smmap", environ={}), strict=True)
+    for _ in range(5):
+        outcome(judge, b"foo")
+        assert judge._swift(b"foo") is None
+    judge.close()
+
+
+def test_what_is_told_in_the_midst_of_learning_is_not_overlooked(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following = mailboxes_of(judge)
+    file = following._file
+    assert file
+    key = b"Nuser\x1ffoo"
+    idle, file.idle = file.idle, []
+    assert following.fetch(key, True)  # by the longer way, as no descriptor is free
+    file.idle += idle
+    following._watch(judge._watches, file)  # which is done
+    assert following._watched is file
+    following._lost = True
+    following._note_watched(None)
+    assert following._watched is file
+    following._note_absent()
+    assert not following._absent
+    there = roots_of(judge)
+    there._lose()
+    there._note()
+    there._keep(b"user.foo", b"1 1")
+    assert there.known is None
+    assert not there.values
+    following._watched = None
+    following._known = None
+    following._note(file)
+    assert not following._known
+    assert settled(judge)
+
+    real = type(file.format).value
+
+    def value(form: object, descriptor: int, key: bytes, place: int) -> bytes | None:
+        following._forget(file)
+        return real(form, descriptor, key, place)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(file.format), "value", value)
+    assert following.fetch(key, True)
+    assert not file.idle
+
+
+def test_watches_that_are_of_another_life_are_none(
+    site: Site, judge: Judge, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made = judge._watches
+    told: list[int] = []
+
+    def note(event: int, _tag: bytes, _name: bytes) -> None:
+        told.append(event)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(fcntl, "ioctl", _fails)
+        assert made.quiet()
+    (tmp_path / "loop").symlink_to("loop")
+    assert made.follow(os.fsencode(tmp_path / "loop"), note) is None
+    made.leave(note)
+    watches._begin_life()
+    assert made.follow(os.fsencode(tmp_path / "x"), note) is None
+    assert not made.quiet()
+    made._take()
+    made._renew()  # which is done
+    assert settled(judge)
+    set_quota(site, "quota/f/user.foo", b"1048576\n1\n")
+    assert outcome(judge, b"foo") is FULL
+
+
+def _fails(*_: object) -> bytes:
+    raise OSError(9, "Bad file descriptor")
+
+
+def test_formats_and_backends_that_know_nothing_without_a_look(tmp_path: Path) -> None:
+    form = skiplist.Skiplist("x")
+    assert form.place_of() is None
+    assert form.seek(0, b"a") == -1
+    path = tmp_path / "flat"
+    path.write_bytes(b"a\tb\n")
+    table = flat.Flat(str(path))
+    with path.open("rb") as file:
+        assert table.value(file.fileno(), b"a", 8) == b"b"
+        assert table.place_of() is None
+        assert table.seek(file.fileno(), b"a") == -1
+        assert not table.learn(file.fileno())
+    for server in (None, SqlServer("sqlite", str(tmp_path / "db"))):
+        database = open_database("sql", tmp_path / "m.db", what="m", sql=server)
+        assert database.known(b"a") == -1
+        database.close()
