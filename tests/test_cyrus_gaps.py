@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from rcptd.stores.cyrus.databases import Absent, Damaged, SqlServer, gaps, lists, missing, open_database, twoskip
+from rcptd.stores.cyrus.databases import Absent, Damaged, SqlServer, gaps, index, lists, missing, open_database, twoskip
 from rcptd.stores.cyrus.databases.missing import Missing
 from rcptd.stores.cyrus.databases.onefile import OneFile
 from tests.cyrus.rows import Rows, lines, near_misses, random_rows, random_value
@@ -61,46 +61,81 @@ class Written:
         for key in keys + keys:
             assert self.ours.fetch(key) == self.rows.get(key), key
 
+    def learn(self) -> None:
+        while self.ours._file._learn():
+            pass
+
     @property
-    def remembered(self) -> gaps.Gaps | None:
+    def remembered(self) -> index.Index:
         form = self.ours._file.format
-        assert isinstance(form, lists.Lists)
-        return form._state.gaps
+        assert isinstance(form, twoskip.Twoskip)
+        assert form._state.index
+        return form._state.index
 
 
-@pytest.mark.parametrize("step", [1, 2, 5])
+@pytest.mark.parametrize("learnt", [True, False])
+@pytest.mark.parametrize("wide", [True, False])
 def test_a_change_is_taken_note_of_and_nothing_else_forgotten(
-    site: Site, monkeypatch: pytest.MonkeyPatch, step: int
+    site: Site, monkeypatch: pytest.MonkeyPatch, learnt: bool, wide: bool
 ) -> None:
-    monkeypatch.setattr(gaps, "STEP", step)
-    rng = random.Random(step)
-    written = Written(site, site.place / f"noted{step}.db", "twoskip", random_rows(rng, 1500))
+    if wide:
+        monkeypatch.setattr(index, "GAPS_MOST", 10)
+        monkeypatch.setattr(index, "FENCES_MOST", 400)
+    monkeypatch.setattr(index, "SPLIT", 40)
+    monkeypatch.setattr(index, "PIECE", 8)
+    rng = random.Random(learnt)
+    written = Written(site, site.place / f"noted{learnt}{wide}.db", "twoskip", random_rows(rng, 1500))
     some = min(written.rows)
     assert written.ours.fetch(some) == written.rows[some]
+    if learnt:
+        written.learn()
     written.set({max(written.rows): b"far from what is known"})
     written.check(rng, [], 1500)
     kept = written.remembered
-    assert kept
     for turn in range(40):
         new = random_rows(rng, rng.choice([1, 1, 7]))
         replaced = {key: random_value(rng) for key in rng.sample(sorted(written.rows), rng.choice([1, 1, 20]))}
         written.set(new | replaced)
-        written.check(rng, sorted(new | replaced))
+        gone = rng.sample(sorted(written.rows), rng.choice([0, 1, 3]))
+        for key in gone:
+            written.delete(key)
+        if turn % 2:
+            written.check(rng, [*sorted(new | replaced), *gone])
+        if turn % 7 == 5:
+            written.learn()
         assert written.remembered is kept, turn
-    key = rng.choice(sorted(written.rows))
-    written.delete(key)
-    written.check(rng, [key])
-    assert written.remembered is not kept
-    kept = written.remembered
     written.repack()
     written.check(rng, [])
     assert written.remembered is not kept
+
+
+def test_neighbours_are_deleted_fences_among_them(site: Site) -> None:
+    rng = random.Random(11)
+    written = Written(site, site.place / "deleted.db", "twoskip", random_rows(rng, 600))
+    written.check(rng, [])
+    written.learn()
+    written.check(rng, [])
+    kept = written.remembered
+    for turn in range(12):
+        known = sorted(written.rows)
+        fences = written.remembered.table[0]
+        at = known.index(fences[1 + turn % 3]) if turn % 4 else rng.choice([0, len(known) - 5])
+        gone = known[at : at + 4] if turn % 2 else known[at : at + 4][::-1]
+        for key in gone:
+            written.delete(key)
+            if turn % 3:
+                written.check(rng, [], 40)
+        written.check(rng, [], 600)
+        for key in gone:
+            assert written.ours.fetch(key) is None
+    assert written.remembered is kept
 
 
 def test_the_first_and_the_last_record_are_replaced(site: Site) -> None:
     rng = random.Random(4)
     written = Written(site, site.place / "ends.db", "twoskip", random_rows(rng, 200))
     written.check(rng, [])
+    written.learn()
     for _ in range(5):
         ends = [min(written.rows), max(written.rows)]
         written.set(dict.fromkeys(ends, random_value(rng)))
@@ -115,6 +150,7 @@ def test_many_changes_at_once_and_a_file_that_has_grown_are_learnt_anew(
     rng = random.Random(5)
     written = Written(site, site.place / "grown.db", "twoskip", random_rows(rng, 300))
     written.check(rng, [])
+    written.learn()
     kept = written.remembered
     written.set(random_rows(rng, 600))
     written.check(rng, [])
@@ -133,6 +169,7 @@ def test_news_that_are_damaged_are_no_news(site: Site) -> None:
     rng = random.Random(6)
     written = Written(site, site.place / "harmed.db", "twoskip", random_rows(rng, 100))
     written.check(rng, [])
+    written.learn()
     kept = written.remembered
     written.set({b"Nuser\x1fnew": b"value that is harmed"})
     octets = written.path.read_bytes()
@@ -145,43 +182,165 @@ def test_news_that_are_damaged_are_no_news(site: Site) -> None:
     written.check(rng, [b"Nuser\x1fnew"])
 
 
-@pytest.mark.parametrize("kind", ["twoskip", "skiplist"])
 @pytest.mark.parametrize("bound", ["ROOM", "MEMBERS_MOST"])
-def test_what_is_remembered_is_bounded(site: Site, monkeypatch: pytest.MonkeyPatch, kind: str, bound: str) -> None:
+def test_what_is_remembered_is_bounded(site: Site, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
     monkeypatch.setattr(gaps if bound == "ROOM" else lists, bound, 20)
+    monkeypatch.setattr(index if bound == "ROOM" else twoskip, bound, 20)
     rng = random.Random(2)
-    written = Written(site, site.place / f"{bound}.{kind}", kind, random_rows(rng, 400))
     monkeypatch.setattr("time.time", lambda: 0.0)  # so that a file that has just changed has settled
+    written = Written(site, site.place / f"{bound}.skiplist", "skiplist", random_rows(rng, 400))
     written.check(rng, [])
-    assert written.remembered
-    kept = [keys for tier in written.remembered.tiers for keys, _ in tier.values()]
+    form = written.ours._file.format
+    assert isinstance(form, lists.Lists)
+    assert form._state.gaps
+    kept = [keys for tier in form._state.gaps.tiers for keys, _ in tier.values()]
     assert len(kept) == 1 if bound == "ROOM" else all(len(keys) <= 20 for keys in kept)
+    written = Written(site, site.place / f"{bound}.twoskip", "twoskip", random_rows(rng, 400))
+    written.check(rng, [])
+    written.learn()
+    known = [gap for gap in written.remembered.table[2] if gap is not None]
+    assert all(len(gap[2]) <= 4 * 20 for gap in known)
+    assert not known or bound == "MEMBERS_MOST"
+    written.check(rng, [])
 
 
 def test_a_harmed_record_closes_its_own_gap_only(site: Site) -> None:
     rng = random.Random(3)
     written = Written(site, site.place / "closed.db", "twoskip", random_rows(rng, 2000))
-    key = sorted(written.rows)[1000]
-    octets = written.path.read_bytes()
-    at = octets.rindex(key + written.rows[key]) + len(key)
-    written.path.write_bytes(octets[:at] + bytes([octets[at] ^ 1]) + octets[at + 1 :])
-    troubles = 0
-    for one in sorted(written.rows) * 2:
-        try:
-            assert written.ours.fetch(one) == written.rows[one]
-        except Damaged:
-            assert one == key
-            troubles += 1
-    assert troubles == 2
+    fences = written.path.read_bytes()
+    for learnt in (False, True):
+        for key in (sorted(written.rows)[1000], _fence(written), max(written.rows)):
+            octets = fences
+            at = octets.rindex(key + written.rows[key]) + len(key)
+            written.path.write_bytes(octets[:at] + bytes([octets[at] ^ 1]) + octets[at + 1 :])
+            database = open_database("twoskip", written.path, what="m")
+            assert isinstance(database, OneFile)
+            while learnt and database._file._learn():
+                pass
+            troubles = 0
+            for one in sorted(written.rows) * 2:
+                try:
+                    assert database.fetch(one) == written.rows[one]
+                except Damaged:
+                    assert one == key
+                    troubles += 1
+            assert troubles == 2
+            for one in near_misses(rng, written.rows, 200):
+                try:
+                    assert database.fetch(one) is None
+                except Damaged:
+                    troubles += 1
+            assert troubles < 60
+            database.close()
+
+
+def _fence(written: Written) -> bytes:
+    written.ours.fetch(b"x")
+    written.learn()
+    fences = written.remembered.table[0]
+    return fences[len(fences) // 2]
+
+
+def test_an_index_that_does_not_fit_its_file_is_noticed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(8)
+    written = Written(site, site.place / "unfit.db", "twoskip", random_rows(rng, 600))
+    written.ours.fetch(b"x")
+    written.learn()
+    fences, places, known = written.remembered.table
+    at = max(range(1, len(known) - 1), key=lambda number: len((known[number] or ((),) * 3)[2]))
+    for what in ("place", "key"):
+        kept = fences[at + 1], places[at + 1]
+        if what == "place":
+            places[at + 1] += 8
+        else:
+            fences[at + 1] = fences[at] + b"\0"
+        written.remembered.forget(at)
+        assert written.ours.fetch(fences[at]) == written.rows[fences[at]]
+        assert not written.remembered.wanted(at)
+        assert known[at] is None
+        fences[at + 1], places[at + 1] = kept
+    node = (b"a", (0, 0, 0, 0, 0, 64), 64)
+    monkeypatch.setattr(twoskip.Twoskip, "_load", lambda *_, **__: node)
+    form = twoskip.Twoskip("x")
+    new = index.Index(64, 1000, 10)
+    form._learn_fences(0, lists.State(b""), new)
+    assert new.fenced
+    assert new.unbounded
+    assert new.table[0] == [b"", b"a"]
+
+
+def test_a_gap_in_memory() -> None:
+    one = index.Index(64, 1000, 10)
+    assert one.place(b"a") == -1
+    one.put(0, [b"ab", b"ac", b"adx"], [400, 801, 1208])
+    assert [one.place(key) for key in (b"ab", b"ac", b"adx", b"a", b"ad", b"b", b"ab\nc", b"b\nc")] == [
+        400, 801, 1208, 0, 0, 0, -1, 0,
+    ]  # fmt: skip
+    for keys, places in (([b"a\nb", b"c"], [400, 800]), ([b"a"], [1 << 34])):
+        one.put(0, keys, places)
+        assert one.place(keys[0]) == -1
+        assert not one.wanted(0)
+    one.put(0, [], [])
+    assert one.place(b"a") == 0
+    assert one.room == index.ROOM - index._octets(one.table[2][0])
+    one.fence(b"k", 2000)
+    one.next = 2
+    one.deleted(None)  # the gap of the fence is not known
+    assert (one.table[0], list(one.table[1]), one.table[2]) == ([b""], [64], [None])
+    assert one.next == 1
+
+
+def test_a_mark_of_deletion_names_the_record_behind() -> None:
+    for follower, left in ((b"ac", [b"", b"k"]), (b"kb", [b""]), (b"kc", [b"", b"k"])):
+        one = index.Index(64, 1000, 10)
+        one.fence(b"k", 2000)
+        one.put(0, [b"ab", b"ac"], [400, 800])
+        one.put(1, [b"k", b"kb"], [2000, 2400])
+        one.deleted(follower)
+        assert one.table[0] == left
+        assert None in one.table[2]
+
+
+def test_news_of_an_unknown_kind_are_no_news(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(6)
+    written = Written(site, site.place / "kind.db", "twoskip", random_rows(rng, 100))
+    written.check(rng, [])
+    kept = written.remembered
+    written.set({b"Nuser\x1fnew": b"value"})
+    head = twoskip.Twoskip._head
+    with monkeypatch.context() as odd:
+        odd.setattr(twoskip.Twoskip, "_head", lambda *about: (0, *head(*about)[1:]))
+        with pytest.raises(Damaged):
+            written.ours.fetch(b"Nuser\x1fnew")
+    assert written.remembered is not kept
+    written.check(rng, [b"Nuser\x1fnew"])
+
+
+def test_what_a_file_that_is_left_dirty_has_is_not_learnt(site: Site) -> None:
+    path = site.place / "dirty.twoskip"
+    site.dbtool("-n", "-T", path, "twoskip", "set", lines=lines({b"a": b"b"}))
+    octets = bytearray(path.read_bytes())
+    octets[59] |= twoskip.DIRTY
+    octets[60:64] = zlib.crc32(octets[:60]).to_bytes(4, "big")
+    path.write_bytes(octets)
+    database = open_database("twoskip", path, what="m")
+    assert isinstance(database, OneFile)
+    assert database.fetch(b"a") == b"b"
+    assert not database._file._learn()
+    path.unlink()
+    assert not database._file._learn()
 
 
 @pytest.mark.parametrize("kind", ["twoskip", "twom"])
 def test_a_record_that_is_another_one_than_remembered_is_no_answer(site: Site, kind: str) -> None:
     made = specimen(site, kind, site.place / f"other.{kind}", seed=3, count=40)
     database = open_database(kind, made.path, what="mboxlist_db")
+    assert isinstance(database, OneFile)
     octets = bytearray(made.path.read_bytes())
     key = next(key for key, value in made.rows.items() if len(key) > 8 and 20 < len(value) < 200)
     assert database.fetch(key) == database.fetch(key) == made.rows[key]
+    while database._file._learn():
+        pass
     between = b"\0" if kind == "twom" else b""
     tail = bytearray(key + between + made.rows[key] + between)
     at = octets.rindex(tail)

@@ -133,6 +133,9 @@ def test_the_steps_of_an_answer_can_be_told(shared: Site) -> None:
     assert "user_deny.db denies denied: pattern smmap" in told("denied@example.org")
     with shared.directory.joinpath("mailboxes.db").open("r+b") as writer:
         fcntl.lockf(writer, fcntl.LOCK_EX)
+        assert "no quota root" in told("foo@example.org")  # what is committed, as long as nothing is written
+        writer.write(b"\xa1")  # what is there already
+        writer.flush()
         assert "cannot tell just now" in told("foo@example.org")
     store.close()
     assert isinstance(store.lookup(parse("foo@example.org")), Unavailable)

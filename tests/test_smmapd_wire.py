@@ -481,3 +481,31 @@ def test_the_shutdown_file_is_looked_for_once_a_second(tmp_path: Path) -> None:
     assert file.reply() is None
     now[0] += 0.1
     assert file.reply() == encode(b"TEMP gone")
+
+
+@pytest.mark.parametrize(
+    ("request_", "reply"),
+    [
+        (b"9:cyrus foo,", b"6:OK foo,"),
+        (b"0009:cyrus foo,", b"6:OK foo,"),
+        (b"9:cyrus bar,", b"31:NOTFOUND Mailbox does not exist,"),
+        (b"10:cyrus held,", None),
+        (b"10:cyrus full,", None),
+        (b"11:cyrus wrong,", None),
+        (b"8:cyrus foo,", None),
+        (b"9:cyrus foo;", None),
+        (b"4: foo,", None),
+        (b"9:cyrus f\0o,", None),
+        (b"x:cyrus foo,", None),
+        (b"9:cyrus foo,9:cyrus foo,", None),
+        (b"21:cyrus foo,9:cyrus foo,", b"31:NOTFOUND Mailbox does not exist,"),
+        (b"606:cyrus " + b"f" * 600 + b",", None),
+        (b"", None),
+    ],
+)
+def test_a_plain_request_is_answered_at_once_or_left_alone(request_: bytes, reply: bytes | None) -> None:
+    known: dict[str, list[Judgement | type[Exception]]] = {
+        "held": [Held], "full": [judgement(Outcome.OVER_QUOTA)], "wrong": [ZeroDivisionError],
+    }  # fmt: skip
+    assert Answers(StubJudge(**known), strict=False).again(request_, "x") == reply
+    assert Answers(StubJudge(**known), strict=False, audits=True).again(request_, "x") is None

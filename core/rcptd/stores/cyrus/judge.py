@@ -17,13 +17,14 @@ from typing import NamedTuple
 
 from rcptd.stores.cyrus import names, quotas, usage, userdeny
 from rcptd.stores.cyrus.acl import rights
-from rcptd.stores.cyrus.databases import Absent, Database, Held, Trouble, open_database
+from rcptd.stores.cyrus.databases import Absent, Database, Held, Learning, Trouble, Watches, open_database
 from rcptd.stores.cyrus.imapdconf import ImapdConf
 from rcptd.stores.cyrus.malformed import Malformed
 from rcptd.stores.cyrus.names import Resolved
 from rcptd.stores.cyrus.quotas import QuotaFigures
-from rcptd.stores.cyrus.records import MailboxRecord, read_mailbox
+from rcptd.stores.cyrus.records import MailboxRecord, is_plain, read_mailbox
 from rcptd.stores.cyrus.server import server
+from rcptd.stores.cyrus.swift import Swift
 
 _log = logging.getLogger(__name__)
 
@@ -85,9 +86,18 @@ class Judge:
         self._service = service
         self._drop_folder = drop_folder
         sql = server(conf)
-        self._mailboxes = open_database(conf.mboxlist_db, conf.mboxlist_db_path, what="mboxlist_db", sql=sql)
-        self._quotas = quotas.open_quotas(conf)
-        self._denied = open_database(conf.userdeny_db, conf.userdeny_db_path, what="userdeny_db", sql=sql)
+        self._watches = Watches()
+        self._learning = Learning()
+        self._mailboxes = open_database(
+            conf.mboxlist_db, conf.mboxlist_db_path, what="mboxlist_db", sql=sql,
+            watches=self._watches, learning=self._learning, plain=is_plain,
+        )  # fmt: skip
+        self._quotas = quotas.open_quotas(conf, self._watches, self._learning)
+        self._denied = open_database(
+            conf.userdeny_db, conf.userdeny_db_path, what="userdeny_db", sql=sql,
+            watches=self._watches, learning=self._learning,
+        )  # fmt: skip
+        self._swift = Swift(conf, self._watches, self._mailboxes, self._quotas, self._denied, strict=strict).exists
         self._complaints: set[str] = set()
 
     @property
@@ -97,6 +107,8 @@ class Judge:
 
     def judge(self, address: bytes, *, size: int = 0, steps: Steps = None) -> Judgement:
         """Judge an address, for a message of `size` octets where that is known; raises `Held` only."""
+        if steps is None and (there := self._swift(address)) is not None:
+            return OK if there else NONEXISTENT
         try:
             return self._judge(address, size, steps)
         except _Unknown as unknown:
@@ -110,18 +122,21 @@ class Judge:
 
     def close(self) -> None:
         """Close the databases, after the last judgement."""
+        self._learning.close()
         for database in self.databases.values():
             database.close()
+        self._watches.close()
 
     def _judge(self, address: bytes, size: int, steps: Steps) -> Judgement:
         resolved = names.resolve(self.conf, address, drop_folder=self._drop_folder, strict=self.strict)
         if steps is not None:
             _note_resolved(steps, resolved)
-        if resolved.userid is not None:
+        quiet = self._watches.quiet()
+        if resolved.userid is not None and not self._denied.missing(quiet):
             denial = self._denial(resolved.userid, steps)
             if denial is not None:
                 return Judgement(Outcome.DENIED, denial)
-        record = self._record(resolved, steps)
+        record = self._record(resolved, steps, quiet)
         if record is None:
             return NONEXISTENT
         if record.flags and (there := _by_flags(record.flags)):
@@ -131,12 +146,10 @@ class Judge:
         if "remote" in record.flags:
             _note(steps, f"the mailbox is on the server {_shown(record.server)}")
             return Judgement(Outcome.REMOTE, server=record.server)
-        return self._full(resolved, size, steps)
+        return self._full(resolved, size, steps, quiet)
 
     def _denial(self, userid: bytes, steps: Steps) -> bytes | None:
         """Give the message with which a user is denied, None for one who is not."""
-        if self._denied.missing():
-            return None
         try:
             value = self._denied.fetch(userid)
         except Absent:
@@ -160,11 +173,11 @@ class Judge:
         _note(steps, f"user_deny.db denies {_shown(userid)}: pattern {_shown(denial.pattern)}")
         return denial.message
 
-    def _record(self, resolved: Resolved, steps: Steps) -> MailboxRecord | None:
+    def _record(self, resolved: Resolved, steps: Steps, quiet: bool) -> MailboxRecord | None:
         if resolved.key is None:
             return None
         try:
-            value = self._mailboxes.fetch(resolved.key)
+            value = self._mailboxes.fetch(resolved.key, quiet)
         except Held:
             raise
         except Trouble as trouble:
@@ -178,12 +191,12 @@ class Judge:
         except Malformed as malformed:
             raise _Unknown(f"the record of {_shown(resolved.key)}: {malformed.why}") from None
 
-    def _full(self, resolved: Resolved, size: int, steps: Steps) -> Judgement:
+    def _full(self, resolved: Resolved, size: int, steps: Steps, quiet: bool) -> Judgement:
         """Judge by the quota of the nearest root above the mailbox."""
         fetch = self._quotas.fetch
         for root in quotas.roots(self.conf, resolved.internal):
             try:
-                value = fetch(root)
+                value = fetch(root, quiet)
             except Trouble as trouble:
                 value = self._no_quota(root, trouble)
             if value is None:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from rcptd.stores.cyrus.databases import Database, open_database
+from rcptd.stores.cyrus.databases import Database, Learning, Watches, open_database
 from rcptd.stores.cyrus.imapdconf import ImapdConf
 from rcptd.stores.cyrus.malformed import BAD_FORMAT, Malformed
 from rcptd.stores.cyrus.quotalist import NIL, Item, Unfinished, read_list
@@ -57,13 +57,14 @@ class QuotaFigures(NamedTuple):
 NO_QUOTA = QuotaFigures(0, None, 0, None)
 
 
-def open_quotas(conf: ImapdConf) -> Database:
-    """Open the database of quota roots; troubles come with the questions."""
+def open_quotas(conf: ImapdConf, watches: Watches | None = None, learning: Learning | None = None) -> Database:
+    """Open the database of quota roots, as `open_database` does; troubles come with the questions."""
     letter = hash_letter if conf.fulldirhash else first_letter
     domains = conf.virtdomains != "off"
     return open_database(
-        conf.quota_db, conf.quota_db_path, what="quota_db", letter=letter, domains=domains, sql=server(conf)
-    )
+        conf.quota_db, conf.quota_db_path, what="quota_db", letter=letter, domains=domains, sql=server(conf),
+        watches=watches, learning=learning,
+    )  # fmt: skip
 
 
 def roots(conf: ImapdConf, internal: bytes) -> Iterator[bytes]:

@@ -90,6 +90,10 @@ def read_mailbox(value: bytes, *, rights: bool = True) -> MailboxRecord:
     return MailboxRecord(kind, flags, server or b"", _entries(acl.partition(b"\0")[0]))
 
 
+is_plain = re.compile(_PLAIN.pattern.replace(b"([a-z]++)", b"e")).fullmatch
+"""Says whether a part of some octets is a record of mail, here, in no odd state, and can be read: as nearly all are."""
+
+
 class _Reading:
     """One pass through a list, and what it has found."""
 

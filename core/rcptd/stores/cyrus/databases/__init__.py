@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Protocol
 
 from rcptd.stores.cyrus.databases.errors import Absent, Damaged, Held, Trouble, Unreadable
+from rcptd.stores.cyrus.databases.learning import Learning
+from rcptd.stores.cyrus.databases.watches import Watches
 
 __all__ = [
     "Absent",
@@ -18,9 +20,11 @@ __all__ = [
     "Database",
     "Description",
     "Held",
+    "Learning",
     "SqlServer",
     "Trouble",
     "Unreadable",
+    "Watches",
     "open_database",
 ]
 
@@ -57,12 +61,22 @@ class Database(Protocol):
         """The backend in use: what the file is, once it was opened, else what was configured."""
         ...
 
-    def missing(self) -> bool:
-        """Say whether it is remembered that there is no such database, and still so; cheaper than to ask it."""
+    def missing(self, quiet: bool = False) -> bool:
+        """Say whether it is remembered that there is no such database, and still so; cheaper than to ask it.
+
+        `quiet` is what `Watches.quiet` has said since the question came, False where that was not asked.
+        """
         ...
 
-    def fetch(self, key: bytes) -> bytes | None:
-        """Give the value of a key, None if there surely is none; raises `Trouble`."""
+    def known(self, key: bytes) -> int:
+        """Say without a look what is known of a key, for who has found the watches quiet since the question came.
+
+        It is 0 where there is none, an odd number where its value is `plain`, and -1 where that takes a question.
+        """
+        ...
+
+    def fetch(self, key: bytes, quiet: bool = False) -> bytes | None:
+        """Give the value of a key, None if there surely is none; raises `Trouble`; `quiet` is that of `missing`."""
         ...
 
     def begins(self, prefix: bytes) -> bool:
@@ -90,21 +104,26 @@ def open_database(
     letter: Callable[[bytes], bytes] | None = None,
     domains: bool = True,
     sql: SqlServer | None = None,
+    watches: Watches | None = None,
+    learning: Learning | None = None,
+    plain: Callable[[bytes, int, int], object] | None = None,
 ) -> Database:
     """Open a database of the configured kind; `what` names its job, for messages. Troubles come with the questions.
 
-    quotalegacy wants `letter`, which gives the folder for a name, and whether a `!` ends a domain; of its path only
-    the directory part counts. sql wants SQLAlchemy's `url`; of its path only the last part counts, as the table's name.
+    `watches` and `learning` are for whoever asks often; they are not closed with the database. `plain` says of a value
+    whether it is such that whoever asks need not see it. quotalegacy wants `letter`, which gives the folder for a name,
+    and whether a `!` ends a domain; of its path only the directory part counts. sql wants SQLAlchemy's `url`; of its
+    path only the last part counts, as the table's name.
     """
     # Each backend is imported when it is wanted: a start counts.
     if kind in ONE_FILE:
         from rcptd.stores.cyrus.databases.onefile import OneFile  # noqa: PLC0415
 
-        return OneFile(kind, path)
+        return OneFile(kind, path, watches, learning, plain)
     if kind == "quotalegacy" and letter:
         from rcptd.stores.cyrus.databases.quotalegacy import Quotalegacy  # noqa: PLC0415
 
-        return Quotalegacy(path.parent, letter=letter, domains=domains)
+        return Quotalegacy(path.parent, letter=letter, domains=domains, watches=watches, learning=learning)
     if kind == "sql":
         return _open_sql(path, what, sql)
     raise ValueError(f"{what}: there is no database backend {kind}")

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from rcptd.stores.cyrus.databases.errors import Absent, Damaged
-from rcptd.stores.cyrus.databases.files import Format
+from rcptd.stores.cyrus.databases.files import Format, Plain
 from rcptd.stores.cyrus.databases.flat import Flat
 
 MAGIC_OCTETS = 16  # of them Cyrus compares no more
@@ -38,7 +38,7 @@ def detect(descriptor: int, path: str) -> str | None:
     return MAGICS.get(head[:MAGIC_OCTETS]) if len(head) == LEAST else None
 
 
-def chooser(configured: str) -> Callable[[int, str], Format]:
+def chooser(configured: str, plain: Plain | None = None) -> Callable[[int, str], Format]:
     """Give what chooses the format of a file just opened, for a backend that keeps all in one file."""
     if configured == "flat":
         return _flat
@@ -48,7 +48,7 @@ def chooser(configured: str) -> Callable[[int, str], Format]:
         if found is None:
             raise Damaged(f"{path}: is neither a {configured} file nor of another format that names itself")
         module = import_module(f"rcptd.stores.cyrus.databases.{found}")
-        form: Format = getattr(module, _FORMATS[found])(path)
+        form: Format = getattr(module, _FORMATS[found])(path, plain)
         return form
 
     return choose

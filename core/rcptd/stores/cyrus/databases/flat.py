@@ -21,7 +21,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 
 from rcptd.stores.cyrus.databases.errors import Absent, Damaged, Held
-from rcptd.stores.cyrus.databases.files import Walk
+from rcptd.stores.cyrus.databases.files import PlaceOf, Walk
 from rcptd.stores.cyrus.databases.missing import SETTLED
 
 SMALL = 1 << 18  # octets of a file that is read whole: 3000 mailboxes, a millisecond
@@ -85,6 +85,8 @@ class Flat:
     kind = "flat"
     locking = False
     remembers = True
+    told = False
+    learnt = True
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -120,6 +122,22 @@ class Flat:
     def remembered(self, descriptor: int, key: bytes) -> bytes | None:
         """Do what `fetch` does, which needs no lock."""
         return self.fetch(descriptor, key)
+
+    def place_of(self) -> PlaceOf | None:
+        """Give nothing: what is remembered tells only together with a look."""
+        return None
+
+    def seek(self, descriptor: int, key: bytes) -> int:  # noqa: ARG002 - a format's signature
+        """Find nothing: what is remembered tells only together with a look."""
+        return -1
+
+    def value(self, descriptor: int, key: bytes, place: int) -> bytes | None:  # noqa: ARG002 - a format's signature
+        """Do what `fetch` does."""
+        return self.fetch(descriptor, key)
+
+    def learn(self, descriptor: int) -> bool:  # noqa: ARG002
+        """Learn nothing in advance."""
+        return False
 
     def begins(self, descriptor: int, prefix: bytes) -> bool:
         """Say whether any key begins with the prefix."""

@@ -10,13 +10,12 @@ A gap in the last step is kept when it is asked for the second time, as to read 
 search among them does; and no more is kept than ROOM. A gap in which anything is wrong is `closed`, and searched record
 by record, so that a fault harms as few questions as without a memory.
 
-All this holds as long as the file is as it was, or was told what has been `written` since. Threads may share it: what
-two put in the same place at once is the same. A gap of a higher step is never taken away, so that nothing is below one
-that is not known.
+All this holds as long as the file is as it was. (What twoskip remembers is told of changes: see `index`.) Threads may
+share it: what two put in the same place at once is the same. A gap of a higher step is never taken away, so that
+nothing is below one that is not known.
 """
 
 from array import array
-from bisect import bisect_left
 
 STEP = 5  # lists from one gap to those within it: some 32 members
 MEMBERS_MOST = 1024  # of one gap; more is no skip list as Cyrus writes it, or has grown since
@@ -32,13 +31,11 @@ _KEY_OCTETS = 50  # of a key without its octets, and of its place
 class Gaps:
     """The gaps of one file, by the list of their members from the highest to list 0, and by where they begin."""
 
-    __slots__ = ("_asked", "_closed", "_first", "_room", "current", "lists", "tiers")
+    __slots__ = ("_asked", "_closed", "_room", "lists", "tiers")
 
-    def __init__(self, first: int, lists: int, current: int) -> None:
+    def __init__(self, lists: int) -> None:
         self.lists = tuple(range((lists - 1) // STEP * STEP, -1, -STEP))
         self.tiers: tuple[dict[int, Gap], ...] = tuple({} for _ in self.lists)
-        self.current = current  # how long the file was then
-        self._first = first
         self._asked: set[int] = set()
         self._closed: set[tuple[int, int]] = set()
         self._room = ROOM
@@ -63,27 +60,3 @@ class Gaps:
     def close(self, depth: int, at: int) -> None:
         """Remember that a gap is not to be read."""
         self._closed.add((depth, at))
-
-    def written(self, key: bytes, place: int) -> None:
-        """Take note of a record that was added, or that has replaced the one with the same key."""
-        at = self._first
-        *tiers, last = self.tiers
-        for depth, tier in enumerate(tiers):
-            gap = tier.get(at)
-            if gap is None:
-                return
-            keys, places = gap
-            index = bisect_left(keys, key)
-            if index < len(keys) and keys[index] == key:
-                self._move(depth + 1, places[index], place)
-                places[index] = place
-            at = places[index - 1]
-        last.pop(at, None)
-
-    def _move(self, depth: int, old: int, new: int) -> None:
-        """Let the gaps that begin at a record begin at the one that has replaced it."""
-        for level, tier in zip(self.lists[depth:], self.tiers[depth:], strict=True):
-            gap = tier.pop(old, None)
-            if gap is not None and level:
-                gap[1][0] = new
-                tier[new] = gap

@@ -22,8 +22,9 @@ from bisect import bisect_left
 from typing import Any
 
 from rcptd.stores.cyrus.databases.errors import Damaged, Forgotten
-from rcptd.stores.cyrus.databases.files import Walk
+from rcptd.stores.cyrus.databases.files import PlaceOf, Plain, Walk
 from rcptd.stores.cyrus.databases.gaps import MEMBERS_MOST, Gap, Gaps
+from rcptd.stores.cyrus.databases.index import Index
 from rcptd.stores.cyrus.databases.locks import WHOLE
 
 HOPS = 5000  # steps of one search
@@ -44,7 +45,7 @@ class State:
     question.
     """
 
-    __slots__ = ("current", "gaps", "lasting", "notes", "records", "stamp", "start", "tiers")
+    __slots__ = ("current", "gaps", "index", "lasting", "notes", "records", "stamp", "start", "tiers")
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class State:
         self.lasting = lasting
         self.start: Node | None = None
         self.gaps: Gaps | None = None
+        self.index: Index | None = None
         self.tiers: tuple[dict[int, Gap], ...] = _UNKNOWN  # those of the gaps
 
     def take(self, gaps: Gaps) -> None:
@@ -79,10 +81,12 @@ class Lists(ABC):
 
     first: int
     remembers = True  # whether the stamp is the beginning of the file, and what was once written is never changed
+    told = False  # whether writers change the file by write(2) alone, so that `watches` tell of it
     checked = True  # whether records have checksums, so that neighbours can prove that nothing is between them
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, plain: Plain | None = None) -> None:
         self._path = path
+        self._plain = plain
         self._state = State(None)
 
     def fetch(self, descriptor: int, key: bytes) -> bytes | None:
@@ -100,12 +104,35 @@ class Lists(ABC):
         wanted = self._order(key)
         # In this order: another thread may just be taking note of a change, for which it has seen another stamp.
         place = self._remembered(state, wanted)
+        if place < 0:
+            place = self.seek(descriptor, wanted)
         stamp = state.stamp
         if place < 0 or not isinstance(stamp, bytes) or not WHOLE.free(descriptor):
             raise Forgotten
         if os.pread(descriptor, len(stamp), 0) != stamp:
             raise Forgotten
-        return self._value(descriptor, state, (wanted, (), place)) if place else None
+        return self._value(descriptor, state, (wanted, (), place & ~1)) if place else None
+
+    def place_of(self) -> PlaceOf | None:
+        """Give nothing: what is remembered tells only together with a look."""
+        return None
+
+    def seek(self, descriptor: int, key: bytes) -> int:  # noqa: ARG002 - a format's signature
+        """Find nothing: what is remembered tells only together with a look."""
+        return -1
+
+    def value(self, descriptor: int, key: bytes, place: int) -> bytes | None:
+        """Give the value of a key from where it is."""
+        return self._value(descriptor, self._state, (self._order(key), (), place))
+
+    @property
+    def learnt(self) -> bool:
+        """Say whether there is nothing to learn in advance."""
+        return True
+
+    def learn(self, descriptor: int) -> bool:  # noqa: ARG002 - a format's signature
+        """Learn nothing in advance."""
+        return False
 
     def _remembered(self, state: State, wanted: bytes) -> int:
         """Find where the record with a key is, 0 if there is none, -1 if that is not remembered."""
@@ -289,9 +316,13 @@ class Lists(ABC):
             while len(following) > 1 and not following[-1]:
                 following = following[:-1]
             state.start = (key, following, at)
-            if state.lasting and state.gaps is None:
-                state.take(Gaps(self.first, len(following), state.current))
+            self._prepare(state, len(following))
         return state.start
+
+    def _prepare(self, state: State, lists: int) -> None:
+        """Prepare for remembering a file with so many lists."""
+        if state.lasting and state.gaps is None:
+            state.take(Gaps(lists))
 
     def _read(self, descriptor: int, at: int, octets: int) -> bytes:
         data = os.pread(descriptor, octets, at)

@@ -7,7 +7,9 @@ from pathlib import Path
 from rcptd.stores.cyrus.databases import Description
 from rcptd.stores.cyrus.databases.detection import chooser
 from rcptd.stores.cyrus.databases.errors import Held, Trouble
-from rcptd.stores.cyrus.databases.files import Following, Format, Walk
+from rcptd.stores.cyrus.databases.files import Following, Format, Plain, Walk
+from rcptd.stores.cyrus.databases.learning import Learning
+from rcptd.stores.cyrus.databases.watches import Watches
 
 STEP = 200  # records of a walk under one lock: less than a millisecond
 PATIENCE = 5.0  # seconds that a walk waits for writers, all in all
@@ -24,24 +26,26 @@ def _walk(form: Format, descriptor: int, walk: Walk) -> None:
 class OneFile:
     """A database in one file; see `files` for threads and locks."""
 
-    def __init__(self, kind: str, path: Path) -> None:
+    def __init__(
+        self,
+        kind: str,
+        path: Path,
+        watches: Watches | None = None,
+        learning: Learning | None = None,
+        plain: Plain | None = None,
+    ) -> None:
         self._configured = kind
         self._path = path
-        self._file = Following(str(path), chooser(kind))
+        self._file = Following(str(path), chooser(kind, plain), watches, learning)
+        self.missing = self._file.missing
+        self.fetch = self._file.fetch
+        self.known = self._file.known
 
     @property
     def kind(self) -> str:
         """The backend in use: what the file is, once it was opened, else what was configured."""
         form = self._file.format
         return form.kind if form else self._configured
-
-    def missing(self) -> bool:
-        """Say whether it is remembered that there is no file, and still so."""
-        return self._file.missing()
-
-    def fetch(self, key: bytes) -> bytes | None:
-        """Give the value of a key, None if there surely is none; raises `Trouble`."""
-        return self._file.fetch(key)
 
     def begins(self, prefix: bytes) -> bool:
         """Say whether any key begins with the prefix; raises `Trouble`."""

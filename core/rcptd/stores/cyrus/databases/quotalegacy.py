@@ -7,6 +7,9 @@ no lock: what it opened is whole.
 A value is the file's text without its last LF, and with a space for the first of the others where it is not in the new
 form, as Cyrus has it. A file that cannot be read, that is empty or that does not end in LF is trouble here; Cyrus takes
 it for no quota.
+
+Where the directories can be watched, it is known which roots there are (`roots`), and a root that is none costs no
+system call.
 """
 
 import errno
@@ -18,7 +21,10 @@ from pathlib import Path
 from rcptd.stores.cyrus.databases import Description
 from rcptd.stores.cyrus.databases.errors import Absent, Damaged, Trouble
 from rcptd.stores.cyrus.databases.files import FLAGS, see_that_it_is_a_file, unreadable
+from rcptd.stores.cyrus.databases.learning import Learning
 from rcptd.stores.cyrus.databases.missing import Missing
+from rcptd.stores.cyrus.databases.roots import Roots
+from rcptd.stores.cyrus.databases.watches import Watches
 
 OCTETS_MOST = 1 << 16  # a quota file has some dozens
 MISSING_MOST = 1000  # roots of whole domains, or of all users, that are remembered not to be
@@ -35,12 +41,24 @@ class Quotalegacy:
 
     kind = "quotalegacy"
 
-    def __init__(self, directory: Path, *, letter: Letter, domains: bool) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        letter: Letter,
+        domains: bool,
+        watches: Watches | None = None,
+        learning: Learning | None = None,
+    ) -> None:
         self._path = directory
         self._directory = os.fsencode(directory)
         self._letter = letter
         self._domains = domains
         self._missing: dict[bytes, Missing] = {}
+        self._watches = watches
+        self._there: Roots | None = None
+        if watches and learning:
+            self._there = Roots(self._directory, self.path_of, watches, learning, domains=domains)
 
     def path_of(self, root: bytes) -> bytes | None:
         """Give the path of a root's file, None for a name that can have none."""
@@ -58,18 +76,36 @@ class Quotalegacy:
         _, dot, rest = name.partition(b".")
         return b"%b/quota/%b/%b" % (top, self._letter(rest if dot else name), name)
 
-    def missing(self) -> bool:
+    def missing(self, quiet: bool = False) -> bool:  # noqa: ARG002 - a database's signature
         """Say that it is not."""
         return False
 
-    def fetch(self, key: bytes) -> bytes | None:
+    def known(self, key: bytes) -> int:
+        """Say 0 where it is known that there is no such root, else -1."""
+        known = self._there.known if self._there else None
+        return -1 if known is None or key in known else 0
+
+    def fetch(self, key: bytes, quiet: bool = False) -> bytes | None:
         """Give the text of a quota root, None if there surely is none; raises `Trouble`."""
+        if quiet and (roots := self._there):
+            known = roots.known
+            if known is None:
+                roots.want()
+            elif key not in known:
+                return None
+            elif value := roots.values.get(key):
+                return value
         missing = self._missing.get(key)
         if missing is not None and missing.lasts():
             return None
+        return self._read(key, quiet)
+
+    def _read(self, key: bytes, quiet: bool) -> bytes | None:
         path = self.path_of(key)
         if path is None:
             return None
+        watches, roots = self._watches, self._there
+        epoch = watches.epoch if watches else 0
         try:
             descriptor = os.open(path, FLAGS)
         except OSError as error:
@@ -80,7 +116,8 @@ class Quotalegacy:
             raise unreadable(os.fsdecode(path), error) from None
         shown = os.fsdecode(path)
         try:
-            see_that_it_is_a_file(shown, os.fstat(descriptor))
+            status = os.fstat(descriptor)
+            see_that_it_is_a_file(shown, status)
             data = os.pread(descriptor, OCTETS_MOST + 1, 0)
         except Absent as absent:
             raise Damaged(absent.why) from None
@@ -88,12 +125,11 @@ class Quotalegacy:
             raise unreadable(shown, error) from None
         finally:
             os.close(descriptor)
-        if len(data) > OCTETS_MOST:
-            raise Damaged(f"{shown}: more than {OCTETS_MOST} octets")
-        if not data.endswith(b"\n"):
-            raise Damaged(f"{shown}: is cut off: it does not end in LF")
-        value = data[:-1]
-        return value if value.startswith(b"%") else value.replace(b"\n", b" ", 1)
+        value = _text(shown, data)
+        # What a link leads to, or what has another name, may be changed where nobody watches.
+        if quiet and roots and roots.known is not None and status.st_nlink == 1 and not os.path.islink(path):  # noqa: PTH114
+            roots.keep(epoch, key, value)
+        return value
 
     def exists(self, key: bytes) -> bool:
         """Say whether there is a quota root of this name; raises `Trouble`."""
@@ -126,7 +162,9 @@ class Quotalegacy:
         return Description(self._path, self.kind, octets, records, faults)
 
     def close(self) -> None:
-        """Close nothing: no file stays open."""
+        """Watch nothing any more; no file stays open."""
+        if self._there:
+            self._there.close()
 
     def _roots(self, faults: list[str]) -> list[tuple[bytes, int]]:
         found: list[tuple[bytes, int]] = []
@@ -141,6 +179,15 @@ class Quotalegacy:
             for folder in _folders(top, faults):
                 found += [(domain + name, _size(path)) for name, path in _entries(folder, faults)]
         return found
+
+
+def _text(shown: str, data: bytes) -> bytes:
+    if len(data) > OCTETS_MOST:
+        raise Damaged(f"{shown}: more than {OCTETS_MOST} octets")
+    if not data.endswith(b"\n"):
+        raise Damaged(f"{shown}: is cut off: it does not end in LF")
+    value = data[:-1]
+    return value if value.startswith(b"%") else value.replace(b"\n", b" ", 1)
 
 
 def _is_name(name: bytes) -> bool:

@@ -22,6 +22,7 @@ import time
 
 from rcptd.stores.cyrus.databases import missing
 from rcptd.stores.cyrus.databases.errors import Absent, OtherFormat
+from rcptd.stores.cyrus.databases.files import Plain
 from rcptd.stores.cyrus.databases.lists import KEY_MOST, VALUE_MOST, WINDOW, Lists, Node, State
 from rcptd.stores.cyrus.databases.locks import WHOLE
 
@@ -55,8 +56,8 @@ class Skiplist(Lists):
     remembers = False
     checked = False
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
+    def __init__(self, path: str, plain: Plain | None = None) -> None:
+        super().__init__(path, plain)
         self.lock = WHOLE.lock
         self.unlock = WHOLE.unlock
 

@@ -54,11 +54,15 @@ class Sql:
         self._line = _Line(self._answer) if not self._local else None
         self._making = threading.Lock()
 
-    def missing(self) -> bool:
+    def missing(self, quiet: bool = False) -> bool:  # noqa: ARG002 - a database's signature
         """Say that it is not."""
         return False
 
-    def fetch(self, key: bytes) -> bytes | None:
+    def known(self, key: bytes) -> int:  # noqa: ARG002 - a database's signature
+        """Say that nothing is known without a look."""
+        return -1
+
+    def fetch(self, key: bytes, quiet: bool = False) -> bytes | None:  # noqa: ARG002
         """Give the value of a key, None if there surely is none; raises `Trouble`."""
         value = self._ask("fetch", key)
         assert value is None or isinstance(value, bytes)

@@ -20,6 +20,7 @@ import struct
 from collections.abc import Callable
 
 from rcptd.stores.cyrus.databases.errors import OtherFormat
+from rcptd.stores.cyrus.databases.files import Plain
 from rcptd.stores.cyrus.databases.lists import KEY_MOST, UNFINISHED, VALUE_MOST, WINDOW, Lists, Node, State, in_force
 from rcptd.stores.cyrus.databases.locks import Range
 
@@ -71,8 +72,8 @@ class Twom(Lists):
     _guard = Range(0, 16)
     _data = Range(HEADER.size, FIRST - HEADER.size)
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
+    def __init__(self, path: str, plain: Plain | None = None) -> None:
+        super().__init__(path, plain)
         self._sums: Callable[[bytes], int] | None = None
         self.unlock = self._data.unlock
 

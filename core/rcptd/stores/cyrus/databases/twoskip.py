@@ -12,16 +12,23 @@ committed; in the lists above, a pointer that leads nowhere costs a step down. I
 of these, so that one rule reads both. (In 9 of 30 files whose writer was killed a reader without this rule is
 wrong.)
 
-The header changes with every commit, so that its octets are the stamp for what is remembered (see `lists`). What has
+The header changes with every commit, so that its octets are the stamp for what is remembered (see `index`). What has
 been committed since can be read behind the end as it was: new records, each with its key, those that replace another
-one, too. Only a mark of deletion does not say what it has deleted; then all is forgotten.
+one, too. A mark of deletion does not say what it has deleted, but which record followed.
+
+The index is learnt in advance, where somebody has the time for it (`learn`): first the fences, along a high list, then
+all the gaps, along the lowest. A file that was repacked has its records in order, so that they are read by the block.
 """
 
 import os
 import struct
+import threading
+from bisect import bisect_right
 from zlib import crc32
 
 from rcptd.stores.cyrus.databases.errors import Damaged, OtherFormat
+from rcptd.stores.cyrus.databases.files import PlaceOf, Plain
+from rcptd.stores.cyrus.databases.index import MEMBERS_MOST, Index
 from rcptd.stores.cyrus.databases.lists import KEY_MOST, UNFINISHED, VALUE_MOST, WINDOW, Lists, Node, State, in_force
 from rcptd.stores.cyrus.databases.locks import WHOLE
 
@@ -31,6 +38,9 @@ VERSION = 1
 DUMMY = 64  # where the list begins
 FIRST = 336  # where the first record can be
 LEVEL_MOST = 31
+SLICE = 150  # records learnt at once: some tenths of a millisecond
+BLOCK = 1 << 13  # octets read at once of what stands in order
+NEAR = 1 << 11  # the same for a few records
 NEWS_MOST = 1 << 16  # octets since the last question: three hundred records, less than a millisecond
 DIRTY = 1  # the flag for a transaction that is under way; the count of records is its own then
 
@@ -40,6 +50,9 @@ _LONG_VALUE = 0xFFFFFFFF
 _HEADS = [struct.Struct(f">BBHI{level + 1}QII") for level in range(LEVEL_MOST + 1)]
 
 _ENDS = [struct.Struct(f">BBHI{8 * (level + 1)}xII") for level in range(LEVEL_MOST + 1)]  # without the pointers
+
+# The same with the two pointers of list 0 alone.
+_STEPS = [struct.Struct(f">BBHI2Q{8 * (level - 1)}xII") for level in range(1, LEVEL_MOST + 1)]
 
 _RECORD, _DELETE, _START, _COMMIT = ord("+"), ord("-"), ord("="), ord("$")
 _FILLER = b" BLANK\x07\xa0"  # eight octets that a writer has left free
@@ -56,10 +69,12 @@ class Twoskip(Lists):
 
     kind = "twoskip"
     locking = True
+    told = True
     first = DUMMY
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
+    def __init__(self, path: str, plain: Plain | None = None) -> None:
+        super().__init__(path, plain)
+        self._lock = threading.Lock()  # held by who changes what is remembered
         self.lock = WHOLE.lock
         self.unlock = WHOLE.unlock
 
@@ -82,38 +97,214 @@ class Twoskip(Lists):
             raise self._damaged(0, f"version {version} of the format is not known")
         if current < FIRST:
             raise self._damaged(0, f"a current size of {current} is impossible")
-        if flags & DIRTY:
-            new = State(header, current, None, (UNFINISHED,))
-        else:
-            new = State(header, current, records)
-            if self._catch_up(descriptor, state, new) and state.gaps:
-                new.take(state.gaps)
-        self._state = new
+        with self._lock:
+            state = self._state
+            if header == state.stamp:
+                return state  # another thread was as quick
+            if flags & DIRTY:
+                new = State(header, current, None, (UNFINISHED,))
+            else:
+                new = State(header, current, records)
+                new.index = state.index if self._catch_up(descriptor, state, new) else Index(DUMMY, current, records)
+            self._state = new
         return new
 
     def _catch_up(self, descriptor: int, old: State, new: State) -> bool:
         """Tell what is remembered what was written since; False where that cannot be told."""
-        gaps = old.gaps
+        index = old.index
         at = old.current
-        if gaps is None or old.records is None or _generation(old) != _generation(new):
+        if index is None or old.records is None or _generation(old) != _generation(new):
             return False
-        if not at <= new.current <= min(at + NEWS_MOST, 2 * gaps.current):
+        if not at <= new.current <= min(at + NEWS_MOST, 2 * index.current):
             return False
         try:
             while at < new.current:
                 if os.pread(descriptor, len(_FILLER), at) == _FILLER:
                     at += len(_FILLER)
                     continue
-                kind, _, begin, key_octets, _, _, _ = head = self._head(descriptor, new, at)
+                kind, following, begin, key_octets, _, _, _ = head = self._head(descriptor, new, at)
                 tail = self._tail(descriptor, at, head)
                 if kind == _RECORD:
-                    gaps.written(tail[:key_octets], at)
+                    index.written(tail[:key_octets], at)
+                elif kind == _DELETE:
+                    follower = self._load(descriptor, new, following[0], whole=True) if following[0] else None
+                    index.deleted(follower[0] if follower else None)
                 elif kind != _COMMIT:
                     return False
                 at += begin + len(tail)
         except Damaged:
             return False
         return at == new.current
+
+    # ---- what is remembered -------------------------------------------------------------------------------------
+
+    @property
+    def learnt(self) -> bool:
+        """Say whether there is nothing to learn in advance."""
+        index = self._state.index
+        return index is None or index.learnt
+
+    def learn(self, descriptor: int) -> bool:
+        """Learn a slice of the index; says whether there is more."""
+        state = self._read_header(descriptor)
+        index = state.index
+        if index is None:
+            return False
+        if not index.fenced:
+            self._learn_fences(descriptor, state, index)
+        else:
+            left = SLICE
+            while left > 0 and not index.learnt:
+                left -= self._learn_gap(descriptor, state, index, index.next) if index.wanted(index.next) else 1
+                with self._lock:
+                    index.next += 1
+                    index.learnt = index.next >= len(index.table[0])
+        return not index.learnt
+
+    def _learn_fences(self, descriptor: int, state: State, index: Index) -> None:
+        """Walk on along the list of the fences; where anything is wrong with one, what is behind stays unknown."""
+        fences, places, _ = index.table
+        key, at = fences[-1], places[-1]
+        found: list[tuple[bytes, int]] = []
+        wrong = False
+        try:
+            node = self._load(descriptor, state, at) if len(fences) > 1 else self._start(descriptor, state)
+            while node and len(found) < SLICE:
+                at = node[1][index.list] if len(node[1]) > index.list else 0
+                node = self._load(descriptor, state, at, whole=True) if at else None
+                if node:
+                    if node[0] <= key:
+                        raise self._damaged(at, "the keys are out of order")
+                    key = node[0]
+                    found.append((key, node[2]))
+        except Damaged:
+            wrong, node = True, None
+        with self._lock:
+            for one in found:
+                index.fence(*one)
+            if node is None:
+                index.fenced = True
+                index.learnt = index.wide
+                index.unbounded = wrong
+                if wrong:
+                    index.close(len(index.table[0]) - 1)
+
+    def _learn_gap(self, descriptor: int, state: State, index: Index, number: int) -> int:
+        """Read a gap, and give how many records that took."""
+        fences, places, _ = index.table
+        last = number + 1 == len(fences)
+        try:
+            at = places[number] if number else self._start(descriptor, state)[1][0]
+            keys, found = self._members(descriptor, state, at, 0 if last else places[number + 1])
+            if not last and keys and keys[-1] >= fences[number + 1]:
+                raise self._damaged(at, "the keys are out of order")
+        except Damaged:
+            with self._lock:
+                index.close(number)
+            return 1
+        with self._lock:
+            index.put(number, keys, found)
+        return len(keys)
+
+    def seek(self, descriptor: int, key: bytes) -> int:
+        """Find the place of a key among the few records behind a fence; raises `Damaged`."""
+        state = self._state
+        index = state.index
+        if index is None or not index.wide:
+            return -1
+        fences, places, _ = index.table
+        number = bisect_right(fences, key) - 1
+        if not 0 < number < len(fences) - 1:
+            return -1  # the first and the last are for the longer way
+        keys, found = self._members(descriptor, state, places[number], places[number + 1], key)
+        return found[-1] if keys and keys[-1] == key else 0
+
+    def _members(
+        self, descriptor: int, state: State, at: int, end: int, bound: bytes | None = None
+    ) -> tuple[list[bytes], list[int]]:
+        """Read the records from one place of list 0 to another one, with all their checksums; raises `Damaged`.
+
+        No further than to the first that is not below the bound, if there is one.
+        """
+        block = NEAR if bound else BLOCK
+        current = state.current
+        keys: list[bytes] = []
+        places: list[int] = []
+        before = b""
+        data, base = b"", 0
+        is_plain = self._plain
+        while at != end:
+            here = at - base
+            if not 0 <= here <= len(data) - WINDOW:
+                data, base, here = os.pread(descriptor, block, at), at, 0
+            try:
+                # What nearly every record is, without a call for each.
+                level = data[here + 1]
+                shape = _STEPS[level - 1]
+                kind, _, key_octets, value_octets, one, two, checksum, tail_checksum = shape.unpack_from(data, here)
+                begin = here + shape.size
+                behind = (begin + key_octets + value_octets + 7) & ~7
+                plain = kind == _RECORD and level and not at & 7 and base + behind <= current and behind <= len(data)
+            except (IndexError, struct.error):
+                plain = False
+            if (
+                plain
+                and crc32(data[here : begin - 8]) == checksum
+                and crc32(data[begin:behind]) == tail_checksum
+            ):
+                middle = begin + key_octets
+                key, place = data[begin:middle], at
+                if is_plain and (bound is None or key == bound) and is_plain(data, middle, middle + value_octets):
+                    place += 1
+                at = max(one if one < current else 0, two if two < current else 0)
+            else:
+                node = self._load(descriptor, state, at, whole=True) if at else None
+                if node is None or node[2] == end:
+                    if node is None and end:
+                        raise self._damaged(at, "the list comes to its end")
+                    break
+                key, following, place = node
+                at = following[0]
+            if key <= before or len(keys) >= MEMBERS_MOST:
+                raise self._damaged(place, "the keys are out of order, or too many")
+            before = key
+            keys.append(key)
+            places.append(place)
+            if bound is not None and key >= bound:
+                break
+        return keys, places
+
+    def place_of(self) -> PlaceOf | None:
+        """Give what finds the place of a key, as long as the file is as it is now."""
+        index = self._state.index
+        return index.place if index else None
+
+    def _remembered(self, state: State, wanted: bytes) -> int:
+        index = state.index
+        if index is None or not wanted:
+            return -1
+        place = index.place(wanted)
+        return place & ~1 if place > 0 else place
+
+    def _fetch_searching(self, descriptor: int, state: State, wanted: bytes) -> bytes | None:
+        index = state.index
+        if index is not None and index.learnt and not index.wide and wanted:
+            number = index.before(wanted)
+            if index.wanted(number):
+                self._learn_gap(descriptor, state, index, number)
+                place = self._remembered(state, wanted)
+                if place >= 0:
+                    return self._value(descriptor, state, (wanted, (), place)) if place else None
+        return super()._fetch_searching(descriptor, state, wanted)
+
+    def _near(self, descriptor: int, state: State, wanted: bytes) -> Node:
+        place = state.index.near(wanted) if state.index is not None else 0
+        return (place and self._load(descriptor, state, place)) or self._start(descriptor, state)
+
+    def _prepare(self, state: State, lists: int) -> None:
+        """Prepare nothing: what is remembered is learnt in advance."""
+
+    # ---- records ------------------------------------------------------------------------------------------------
 
     def _load(self, descriptor: int, state: State, at: int, *, whole: bool = False) -> Node | None:
         """Give the record that a pointer leads to; a mark of deletion leads on to another, or to the end."""

@@ -20,11 +20,15 @@ class Unusable:
         """The backend that was configured."""
         return self._kind
 
-    def missing(self) -> bool:
+    def missing(self, quiet: bool = False) -> bool:  # noqa: ARG002 - a database's signature
         """Say that it is not."""
         return False
 
-    def fetch(self, key: bytes) -> NoReturn:  # noqa: ARG002 - it is the same for all
+    def known(self, key: bytes) -> int:  # noqa: ARG002 - a database's signature
+        """Say that nothing is known without a look."""
+        return -1
+
+    def fetch(self, key: bytes, quiet: bool = False) -> NoReturn:  # noqa: ARG002 - it is the same for all
         """Raise `Unreadable`."""
         raise Unreadable(self._why)
 
