@@ -1,9 +1,10 @@
 """How the cost of an uncached question grows with mailboxes.db, how soon smmapd is ready, and what memory it takes.
 
-For each size an installation of its own, with Cyrus' smmapd and ours under one master. No key is asked twice; where a
-small database has too few for that, a turn has fewer hits. They are asked while nobody writes, and while a real imapd
-does (cyrus_writer.py). Beside it ours is started by hand (-L) and asked at once: from its start to its first answer it
-is not ready. The last row of a size is a repack.
+For each size an installation of its own, with Cyrus' smmapd and ours under one master. No key is asked twice, but where
+a database has too few; neither of them remembers an answer. They are asked while nobody writes, and while a real imapd
+does (cyrus_writer.py). Ours learns in the background where records are, and is asked when it has; how long that takes
+is a row, and what a hit costs meanwhile another. Beside it ours is started by hand (-L) and asked at once: from its
+start to its first answer it is not ready. The last row of a size is a repack.
 
 The databases are written by cyr_dbtool, in batches, so that ten million mailboxes need neither memory nor patience
 that a machine has not. At most ten thousand mailboxes have a quota root, at random: each is a file.
@@ -17,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from random import Random
 
@@ -25,7 +26,7 @@ from benchmarks.asking import Load, asked, compiled
 from benchmarks.cyrus import OPTIONS, OURS, REPLIES, SEED, THEIRS, note, socket_of
 from benchmarks.cyrus_writer import OPTIONS as WRITABLE
 from benchmarks.cyrus_writer import longest_waits, writing
-from benchmarks.processes import of_service, private
+from benchmarks.processes import cpu_of, of_service, private
 from benchmarks.report import Report, Target, rotated
 from tests.rig.cyrus import Asker, Cyrus, service
 from tests.rig.cyrus_site import GROUP, GROUPS, USER, Site, record
@@ -39,6 +40,7 @@ KINDS = {"hits": ("hits", False), "misses": ("misses", False), "hits while Cyrus
 BATCH = 500_000  # mailboxes for one run of cyr_dbtool
 PATIENCE = 300.0  # seconds for such a run, and for a first answer
 QUOTA_ROOTS = 10_000
+QUIET, IDLE = 0.5, 0.02  # seconds of little CPU time, a share of one, after which ours has learnt what there is
 SMMAPD, OUR_SMMAPD, BY_HAND = "Cyrus' smmapd", "ours", "ours, by hand"
 NAMES = {SMMAPD: THEIRS, OUR_SMMAPD: OURS}
 
@@ -158,9 +160,26 @@ class Size:
         self._asking = compiled("load.c", cyrus.place.parent)
         self._sockets = {server: socket_of(cyrus.place.parent, of) for server, of in NAMES.items()}
         self.changes = 0
-        # No mailbox is asked about twice, by however many rounds and kinds.
-        self._each = min(load.questions, size // (2 * load.rounds) - 1)
-        self._numbers = iter(Random(SEED).sample(range(size), 2 * load.rounds * self._each))
+        # No mailbox is asked about twice, by however many rounds and kinds, where there are enough.
+        self._each = load.questions
+        needed = (2 * load.rounds + 1) * self._each
+        self._numbers = cycle(Random(SEED).sample(range(size), min(size, needed)))
+
+    def learn(self) -> None:
+        """Ask ours while it learns, and wait until it has learnt."""
+        keys = [key(one, self._size, "hits") for one in islice(self._numbers, self._each)]
+        processes = partial(of_service, self._cyrus.pid, OURS)
+        begun = time.monotonic()
+        command: list[str | Path] = [self._asking, self._sockets[OUR_SMMAPD], str(CONNECTIONS), REPLIES["hits"]]
+        figures = asked(command, keys, processes)
+        self._report.add(0, scenario(self._size, "hits while it learns"), OUR_SMMAPD, figures)
+        while time.monotonic() - begun < PATIENCE:
+            before, at = sum(cpu_of(processes()).values()), time.monotonic()
+            time.sleep(QUIET)
+            if sum(cpu_of(processes()).values()) - before < IDLE * (time.monotonic() - at):
+                break
+        learnt = time.monotonic() - begun - QUIET
+        self._report.add(0, scenario(self._size, "learning"), OUR_SMMAPD, {"time": learnt})
 
     def round(self, number: int) -> None:
         """Ask both, each way."""
@@ -198,6 +217,7 @@ def run(load: Load) -> Iterator[Report]:
         with installation(size) as (cyrus, program):
             note(f"sizes: {size} mailboxes made in {time.monotonic() - begun:.0f} s")
             one = Size(report, load, size, cyrus, program)
+            one.learn()
             for number in range(load.rounds):
                 one.round(number)
             one.repack()

@@ -74,17 +74,13 @@ class Written:
 
 
 @pytest.mark.parametrize("learnt", [True, False])
-@pytest.mark.parametrize("wide", [True, False])
 def test_a_change_is_taken_note_of_and_nothing_else_forgotten(
-    site: Site, monkeypatch: pytest.MonkeyPatch, learnt: bool, wide: bool
+    site: Site, monkeypatch: pytest.MonkeyPatch, learnt: bool
 ) -> None:
-    if wide:
-        monkeypatch.setattr(index, "GAPS_MOST", 10)
-        monkeypatch.setattr(index, "FENCES_MOST", 400)
     monkeypatch.setattr(index, "SPLIT", 40)
     monkeypatch.setattr(index, "PIECE", 8)
     rng = random.Random(learnt)
-    written = Written(site, site.place / f"noted{learnt}{wide}.db", "twoskip", random_rows(rng, 1500))
+    written = Written(site, site.place / f"noted{learnt}.db", "twoskip", random_rows(rng, 1500))
     some = min(written.rows)
     assert written.ours.fetch(some) == written.rows[some]
     if learnt:
@@ -262,7 +258,7 @@ def test_an_index_that_does_not_fit_its_file_is_noticed(site: Site, monkeypatch:
     node = (b"a", (0, 0, 0, 0, 0, 64), 64)
     monkeypatch.setattr(twoskip.Twoskip, "_load", lambda *_, **__: node)
     form = twoskip.Twoskip("x")
-    new = index.Index(64, 1000, 10)
+    new = index.Index(64, 1000)
     form._learn_fences(0, lists.State(b""), new)
     assert new.fenced
     assert new.unbounded
@@ -270,7 +266,7 @@ def test_an_index_that_does_not_fit_its_file_is_noticed(site: Site, monkeypatch:
 
 
 def test_a_gap_in_memory() -> None:
-    one = index.Index(64, 1000, 10)
+    one = index.Index(64, 1000)
     assert one.place(b"a") == -1
     one.put(0, [b"ab", b"ac", b"adx"], [400, 801, 1208])
     assert [one.place(key) for key in (b"ab", b"ac", b"adx", b"a", b"ad", b"b", b"ab\nc", b"b\nc")] == [
@@ -286,13 +282,13 @@ def test_a_gap_in_memory() -> None:
     one.fence(b"k", 2000)
     one.next = 2
     one.deleted(None)  # the gap of the fence is not known
-    assert (one.table[0], list(one.table[1]), one.table[2]) == ([b""], [64], [None])
+    assert one.table == ([b""], [64], [None])
     assert one.next == 1
 
 
 def test_a_mark_of_deletion_names_the_record_behind() -> None:
     for follower, left in ((b"ac", [b"", b"k"]), (b"kb", [b""]), (b"kc", [b"", b"k"])):
-        one = index.Index(64, 1000, 10)
+        one = index.Index(64, 1000)
         one.fence(b"k", 2000)
         one.put(0, [b"ab", b"ac"], [400, 800])
         one.put(1, [b"k", b"kb"], [2000, 2400])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
-from rcptd.stores.cyrus.databases import Absent, Damaged, index, missing, open_database
+from rcptd.stores.cyrus.databases import Absent, Damaged, missing, open_database
 from rcptd.stores.cyrus.databases.onefile import OneFile
 from tests.cyrus.rows import Rows
 
@@ -39,10 +39,8 @@ def ask(kind: str, path: Path, rows: Rows, keys: Iterable[bytes], tally: Tally) 
     """Ask for keys, from the rows and others, and count; no other exception and no wait may come of it."""
     settled, missing.SETTLED = missing.SETTLED, -1.0  # nobody changes the file while it is asked
     database = open_database(kind, path, what="mailboxes")
-    kept = index.GAPS_MOST
     try:
         learns = next(_ways)
-        index.GAPS_MOST = 0 if learns == "fences" else kept
         for number, key in enumerate(keys):
             if learns and number == 1 and isinstance(database, OneFile):
                 while database._file._learn():
@@ -61,7 +59,6 @@ def ask(kind: str, path: Path, rows: Rows, keys: Iterable[bytes], tally: Tally) 
     finally:
         database.close()
         missing.SETTLED = settled
-        index.GAPS_MOST = kept
 
 
 def harmed(octets: bytes, rng: random.Random) -> bytes:

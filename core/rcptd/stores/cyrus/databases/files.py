@@ -99,10 +99,6 @@ class Format(Protocol):
         """Give what finds places without a lock, true as long as the file is as it is now; None for nothing."""
         ...
 
-    def seek(self, descriptor: int, key: bytes) -> int:
-        """Find the place of a key without a lock by reading a little, as `PlaceOf` tells it; raises `Damaged`."""
-        ...
-
     def value(self, descriptor: int, key: bytes, place: int) -> bytes | None:
         """Give the value of a key, without a lock, from its place."""
         ...
@@ -250,8 +246,6 @@ class Following:
         if quiet and key and (known := self._known) is not None:
             known_file, place_of = known
             place = place_of(key)
-            if place < 0:
-                place = self._seek(known, key)
             if not place:
                 return None
             if place > 0:
@@ -270,29 +264,7 @@ class Following:
     def known(self, key: bytes) -> int:
         """Find what is known of a key without a look, as `PlaceOf` tells it; the watches have been found quiet."""
         known = self._known
-        if known is None or not key:
-            return -1
-        place = known[1](key)
-        return place if place >= 0 else self._seek(known, key)
-
-    def _seek(self, known: tuple[_File, PlaceOf], key: bytes) -> int:
-        """Find a place in what is known to be as it is remembered, by reading a little of it.
-
-        A writer marks the file before he changes anything else in it, and the mark is told before he goes on. So where
-        nothing was told until all was read, nothing of it was changed.
-        """
-        file = known[0]
-        try:
-            descriptor = file.idle.pop()
-        except IndexError:
-            return -1
-        try:
-            place = file.format.seek(descriptor, key)
-        except (Damaged, OSError):
-            return -1  # the longer way tells
-        finally:
-            self._put_back(file, descriptor, kept=True)
-        return place if self._watches and self._watches.quiet() and self._known is known else -1
+        return known[1](key) if known and key else -1
 
     def _read(self, file: _File, key: bytes, place: int) -> bytes | None:
         descriptor = file.idle.pop()

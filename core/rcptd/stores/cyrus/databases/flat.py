@@ -127,10 +127,6 @@ class Flat:
         """Give nothing: what is remembered tells only together with a look."""
         return None
 
-    def seek(self, descriptor: int, key: bytes) -> int:  # noqa: ARG002 - a format's signature
-        """Find nothing: what is remembered tells only together with a look."""
-        return -1
-
     def value(self, descriptor: int, key: bytes, place: int) -> bytes | None:  # noqa: ARG002 - a format's signature
         """Do what `fetch` does."""
         return self.fetch(descriptor, key)

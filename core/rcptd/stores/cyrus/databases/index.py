@@ -11,9 +11,6 @@ A gap that is not known is None. It is learnt in advance, gap after gap, or when
 learnt. One in which anything is wrong stays unknown, and is searched record by record; so a fault harms as few
 questions as without a memory. The same where a key has an LF in it, or a file is larger than four octets reach.
 
-A file of more than GAPS_MOST records is `wide`: it has more fences, each fourth record at ten millions, and no gaps,
-which would take too long to learn. There the few records behind a fence are read for each question (`twoskip`).
-
 All this holds as long as the file is as it was, or was told what has been `written` and `deleted` since. A fence is
 always a record that is there, at its place; which records are fences does not matter.
 
@@ -24,16 +21,12 @@ ROOM bounds the memory; beyond, no more gaps are kept.
 """
 
 import struct
-from array import array
 from bisect import bisect_left, bisect_right
 
 MEMBERS_MOST = 1024  # of one gap; more is no skip list as Cyrus writes it, or has grown since
 SPLIT = 512  # members from which a gap gets more fences
 PIECE = 32  # members from one of these to the next
-ROOM = 200 << 20  # octets for gaps
-GAPS_MOST = 3_000_000  # records whose gaps are learnt: some nine seconds of CPU
-FENCES = 5  # the list whose records are fences, where gaps are learnt
-FENCES_MOST = 2_600_000  # of a wide file: some two hundred megabytes
+ROOM = 200 << 20  # octets for gaps: ten million mailboxes
 
 _GAP_OCTETS = 250  # of a gap without its members, its fence among it
 _PLACE_MOST = (1 << 34) - 1  # by eights in four octets, but for a bit
@@ -42,21 +35,17 @@ _PLACE_MOST = (1 << 34) - 1  # by eights in four octets, but for a bit
 Gap = tuple[bytes, bytes, bytes]
 """The records from one fence to the next: what all keys begin with, the rest of each, and the places by eights."""
 
-Table = tuple[list[bytes], "array[int]", list[Gap | None]]
+Table = tuple[list[bytes], list[int], list[Gap | None]]
 """The keys of the fences, their places, and the gap behind each; the first is the beginning of the list, no record."""
 
 
 class Index:
     """What is remembered of one file, whose list begins at `first`, and which was `current` octets long then."""
 
-    __slots__ = ("closed", "current", "fenced", "learnt", "list", "next", "room", "table", "unbounded", "wide")
+    __slots__ = ("closed", "current", "fenced", "learnt", "next", "room", "table", "unbounded")
 
-    def __init__(self, first: int, current: int, records: int) -> None:
-        self.table: Table = ([b""], array("Q", [first]), [None])
-        self.wide = records > GAPS_MOST
-        self.list = FENCES  # whose records are fences
-        if self.wide:
-            self.list = (records // FENCES_MOST).bit_length()
+    def __init__(self, first: int, current: int) -> None:
+        self.table: Table = ([b""], [first], [None])
         self.current = current
         self.fenced = False  # whether there will be no more fences
         self.unbounded = True  # whether the last gap is as long as the rest of the file
@@ -130,7 +119,7 @@ class Index:
             return
         self.table = (
             [*fences[: number + 1], *(keys[at] for at in cut[1:]), *fences[number + 1 :]],
-            spots[: number + 1] + array("Q", [places[at] & ~1 for at in cut[1:]]) + spots[number + 1 :],
+            [*spots[: number + 1], *(places[at] & ~1 for at in cut[1:]), *spots[number + 1 :]],
             [*gaps[:number], *pieces, *gaps[number + 1 :]],
         )
         if self.next > number:

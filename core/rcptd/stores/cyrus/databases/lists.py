@@ -104,22 +104,16 @@ class Lists(ABC):
         wanted = self._order(key)
         # In this order: another thread may just be taking note of a change, for which it has seen another stamp.
         place = self._remembered(state, wanted)
-        if place < 0:
-            place = self.seek(descriptor, wanted)
         stamp = state.stamp
         if place < 0 or not isinstance(stamp, bytes) or not WHOLE.free(descriptor):
             raise Forgotten
         if os.pread(descriptor, len(stamp), 0) != stamp:
             raise Forgotten
-        return self._value(descriptor, state, (wanted, (), place & ~1)) if place else None
+        return self._value(descriptor, state, (wanted, (), place)) if place else None
 
     def place_of(self) -> PlaceOf | None:
         """Give nothing: what is remembered tells only together with a look."""
         return None
-
-    def seek(self, descriptor: int, key: bytes) -> int:  # noqa: ARG002 - a format's signature
-        """Find nothing: what is remembered tells only together with a look."""
-        return -1
 
     def value(self, descriptor: int, key: bytes, place: int) -> bytes | None:
         """Give the value of a key from where it is."""

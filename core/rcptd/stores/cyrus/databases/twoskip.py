@@ -23,7 +23,6 @@ all the gaps, along the lowest. A file that was repacked has its records in orde
 import os
 import struct
 import threading
-from bisect import bisect_right
 from zlib import crc32
 
 from rcptd.stores.cyrus.databases.errors import Damaged, OtherFormat
@@ -38,9 +37,9 @@ VERSION = 1
 DUMMY = 64  # where the list begins
 FIRST = 336  # where the first record can be
 LEVEL_MOST = 31
+FENCES = 5  # the list whose records are fences: each thirty-second or so
 SLICE = 150  # records learnt at once: some tenths of a millisecond
 BLOCK = 1 << 13  # octets read at once of what stands in order
-NEAR = 1 << 11  # the same for a few records
 NEWS_MOST = 1 << 16  # octets since the last question: three hundred records, less than a millisecond
 DIRTY = 1  # the flag for a transaction that is under way; the count of records is its own then
 
@@ -105,7 +104,7 @@ class Twoskip(Lists):
                 new = State(header, current, None, (UNFINISHED,))
             else:
                 new = State(header, current, records)
-                new.index = state.index if self._catch_up(descriptor, state, new) else Index(DUMMY, current, records)
+                new.index = state.index if self._catch_up(descriptor, state, new) else Index(DUMMY, current)
             self._state = new
         return new
 
@@ -170,7 +169,7 @@ class Twoskip(Lists):
         try:
             node = self._load(descriptor, state, at) if len(fences) > 1 else self._start(descriptor, state)
             while node and len(found) < SLICE:
-                at = node[1][index.list] if len(node[1]) > index.list else 0
+                at = node[1][FENCES] if len(node[1]) > FENCES else 0
                 node = self._load(descriptor, state, at, whole=True) if at else None
                 if node:
                     if node[0] <= key:
@@ -184,7 +183,6 @@ class Twoskip(Lists):
                 index.fence(*one)
             if node is None:
                 index.fenced = True
-                index.learnt = index.wide
                 index.unbounded = wrong
                 if wrong:
                     index.close(len(index.table[0]) - 1)
@@ -206,27 +204,8 @@ class Twoskip(Lists):
             index.put(number, keys, found)
         return len(keys)
 
-    def seek(self, descriptor: int, key: bytes) -> int:
-        """Find the place of a key among the few records behind a fence; raises `Damaged`."""
-        state = self._state
-        index = state.index
-        if index is None or not index.wide:
-            return -1
-        fences, places, _ = index.table
-        number = bisect_right(fences, key) - 1
-        if not 0 < number < len(fences) - 1:
-            return -1  # the first and the last are for the longer way
-        keys, found = self._members(descriptor, state, places[number], places[number + 1], key)
-        return found[-1] if keys and keys[-1] == key else 0
-
-    def _members(
-        self, descriptor: int, state: State, at: int, end: int, bound: bytes | None = None
-    ) -> tuple[list[bytes], list[int]]:
-        """Read the records from one place of list 0 to another one, with all their checksums; raises `Damaged`.
-
-        No further than to the first that is not below the bound, if there is one.
-        """
-        block = NEAR if bound else BLOCK
+    def _members(self, descriptor: int, state: State, at: int, end: int) -> tuple[list[bytes], list[int]]:
+        """Read the records from one place of list 0 to another one, with all their checksums; raises `Damaged`."""
         current = state.current
         keys: list[bytes] = []
         places: list[int] = []
@@ -236,7 +215,7 @@ class Twoskip(Lists):
         while at != end:
             here = at - base
             if not 0 <= here <= len(data) - WINDOW:
-                data, base, here = os.pread(descriptor, block, at), at, 0
+                data, base, here = os.pread(descriptor, BLOCK, at), at, 0
             try:
                 # What nearly every record is, without a call for each.
                 level = data[here + 1]
@@ -254,7 +233,7 @@ class Twoskip(Lists):
             ):
                 middle = begin + key_octets
                 key, place = data[begin:middle], at
-                if is_plain and (bound is None or key == bound) and is_plain(data, middle, middle + value_octets):
+                if is_plain and is_plain(data, middle, middle + value_octets):
                     place += 1
                 at = max(one if one < current else 0, two if two < current else 0)
             else:
@@ -270,8 +249,6 @@ class Twoskip(Lists):
             before = key
             keys.append(key)
             places.append(place)
-            if bound is not None and key >= bound:
-                break
         return keys, places
 
     def place_of(self) -> PlaceOf | None:
@@ -288,7 +265,7 @@ class Twoskip(Lists):
 
     def _fetch_searching(self, descriptor: int, state: State, wanted: bytes) -> bytes | None:
         index = state.index
-        if index is not None and index.learnt and not index.wide and wanted:
+        if index is not None and index.learnt and wanted:
             number = index.before(wanted)
             if index.wanted(number):
                 self._learn_gap(descriptor, state, index, number)
