@@ -58,17 +58,23 @@ def key(number: int, size: int, kind: str) -> str:
 def write_mailboxes(site: Site, size: int) -> None:
     """Write mailboxes.db, batch by batch."""
     value = record("%s lrswipkxtecdan")
-    file = site.directory / "mailboxes.db"
-    command: list[str | Path] = [CYRUS_PROGRAMS / "cyr_dbtool", "-C", site.config, "-n", "-T", file, "twoskip", "set"]
     for start in range(0, size, BATCH):
         names = (name(number, size).encode() for number in range(start, min(start + BATCH, size)))
         lines = b"".join(b"Nuser\x1f%b\t%b\n" % (one, value.replace(b"%s", one)) for one in names)
-        done = subprocess.run(
-            command, input=lines, capture_output=True, cwd=site.place, timeout=PATIENCE, check=False, user=USER,
-            group=GROUP, extra_groups=GROUPS,
-        )  # fmt: skip
-        if done.returncode or done.stderr:
-            raise RuntimeError(f"cyr_dbtool: status {done.returncode}, {done.stderr!r}")
+        _dbtool(site, "set", lines)
+    # Else Cyrus may find with any change that it is time for that, and then its own smmapd waits for a minute.
+    _dbtool(site, "repack")
+
+
+def _dbtool(site: Site, action: str, lines: bytes = b"") -> None:
+    file = site.directory / "mailboxes.db"
+    done = subprocess.run(
+        [CYRUS_PROGRAMS / "cyr_dbtool", "-C", site.config, "-n", *(["-T"] if lines else []), file, "twoskip", action],
+        input=lines, capture_output=True, cwd=site.place, timeout=PATIENCE, check=False, user=USER, group=GROUP,
+        extra_groups=GROUPS,
+    )  # fmt: skip
+    if done.returncode or done.stderr:
+        raise RuntimeError(f"cyr_dbtool {action}: status {done.returncode}, {done.stderr!r}")
 
 
 def write_quotas(site: Site, size: int) -> None:
@@ -192,7 +198,10 @@ class Size:
                 for server in rotated(list(NAMES), number):
                     path, reply = self._sockets[server], REPLIES[asked_for]
                     command: list[str | Path] = [self._asking, path, str(CONNECTIONS), reply]
-                    figures = asked(command, keys, partial(of_service, self._cyrus.pid, NAMES[server]))
+                    try:
+                        figures = asked(command, keys, partial(of_service, self._cyrus.pid, NAMES[server]))
+                    except RuntimeError as error:
+                        raise RuntimeError(f"{scenario(self._size, kind)}, {server}: {error}") from error
                     self._report.add(number, scenario(self._size, kind), server, figures)
             self.changes += len(changes)  # now that the writer has ended: it makes one change at least
         known = [key(one, self._size, "hits") for one in numbers[:1000]]
