@@ -36,7 +36,6 @@ from rcptd_daemon.check import Checker, Facts
 from rcptd_daemon.decision_log import DecisionLog
 from rcptd_daemon.listeners import SECTIONS as LISTENING
 from rcptd_daemon.listeners import Listeners, Share, listening_as
-from rcptd_daemon.one_cpu import stay_on_one_cpu
 from rcptd_daemon.reading import log_settings, read_configuration, remarks, require_front_end
 from rcptd_socketmap.server import ACCEPTS, Server
 from rcptd_socketmap.settings import Settings as SocketmapSettings
@@ -143,8 +142,6 @@ class Daemon:
         reloads = self._keep(self._reload_when_wanted())
         self._keep(self._watch())
         self._keep(self._count_shadows())
-        if self._served == {"milter"} and self._configuration.sections["milter"].one_cpu:
-            self._keep(stay_on_one_cpu())
         for remark in remarks(self._configuration):
             _log.info("note: %s", remark)
         shared = self._listeners is not None and self._listeners.shared
@@ -155,13 +152,10 @@ class Daemon:
         await self._end()
         return self._status
 
-    @property
-    def _served(self) -> Share:
-        return self._share & set(self._configuration.sections)
-
     def _set_switch_interval(self) -> None:
+        served = self._share & set(self._configuration.sections)
         wanted = self._configuration.daemon.switch_interval
-        sys.setswitchinterval(wanted or (BESIDE if self._served == FRONT_ENDS else ALONE))
+        sys.setswitchinterval(wanted or (BESIDE if served == FRONT_ENDS else ALONE))
 
     async def _open(self) -> None:
         """Open every socket, then serve them all; raises `OSError` naming the one that cannot be had."""

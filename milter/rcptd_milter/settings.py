@@ -49,9 +49,3 @@ class Settings:
         default=1024,
         doc="How many connections may wait to be taken up; the kernel bounds it by net.core.somaxconn.",
     )
-    one_cpu: bool = schema.option(
-        schema.boolean,
-        default=True,
-        doc="Whether a process that serves the milter and no socketmap keeps its threads on one CPU at a time, "
-        "whichever the kernel chooses: they all want the one interpreter.",
-    )
