@@ -21,6 +21,7 @@ from tests.rig.daemon import Daemon
 
 HERE = Path(__file__).parent
 AGAIN = 20  # in a hundred recipients, those that are asked about more than once; rcptd keeps 100,000 verdicts
+FEWEST = 100  # for a turn: each connection asks some
 NEW = 4  # of the questions of a turn, one in so many for a turn in which each recipient is new
 PATIENCE = 120.0  # seconds for a tool, and for a server's first answer
 
@@ -50,7 +51,7 @@ class Recipients:
         """Divide them; a part is for those that are asked about once, so that each round has some."""
         self.again = addresses[: len(addresses) * AGAIN // 100]
         self._once = iter(addresses[len(self.again) :])
-        self._each = min(load.questions // NEW, (len(addresses) - len(self.again)) // load.rounds)
+        self._each = min(max(load.questions // NEW, FEWEST), (len(addresses) - len(self.again)) // load.rounds)
         self._questions = load.questions
         self._source = Random(seed)
 

@@ -104,6 +104,7 @@ def serve(listen: str, lookup: float, deadline: float, *, relieved: bool, proces
     if not relieved:
         mock.patch.object(libmilter, "has_pool", return_value=False).start()
     listener = libmilter.Listener(settings, driver.decide_from_thread)
+    driver.while_waiting = listener.waiting
     sys.setswitchinterval(0.0001)  # the daemon's default
 
     def tell() -> None:

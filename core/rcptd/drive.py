@@ -26,7 +26,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, TypeVar
 
 from rcptd import engine
@@ -116,6 +116,8 @@ class Driver:
         self._on_shadow = on_shadow
         self._is_logged = is_logged
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.while_waiting: Callable[[], AbstractContextManager[object]] = nullcontext
+        """What a thread is in while it waits for the loop; whoever owns the threads may want to know."""
         self._shadows: set[asyncio.Task[None]] = set()
         self._shadow_room = threading.BoundedSemaphore(MOST_SHADOWS)
         self._strays: dict[str, set[asyncio.Task[Answer]]] = {}
@@ -215,7 +217,8 @@ class Driver:
             self._end(decision, _STOPPING)
             return decision.verdict
         try:
-            waiting.result(decision.began + decision.world.deadline + GRACE - _monotonic())
+            with self.while_waiting():
+                waiting.result(decision.began + decision.world.deadline + GRACE - _monotonic())
         except TimeoutError:
             # The loop itself is late. The decision is its to end; we only stop waiting for it.
             _log.error("the loop is late; decision %s deferred without it", decision.reference)

@@ -174,6 +174,7 @@ class Daemon:
             _log.info("control at %s", listeners.control.address)
         if listeners.milter and "milter" in self._share:
             self._milter = listeners.milter
+            self._driver.while_waiting = self._milter.waiting
             listeners.decided_by(self._driver.decide_from_thread, self._driver.recall, self._milter_ended)
             self._milter.start()
             _log.info("milter at %s", sections["milter"].listen)

@@ -34,7 +34,7 @@ is over, the process calls `close` and leaves by `os._exit`. Until then the sock
 to pass mail when its filter is gone shall find it gone as late as possible.
 
 Callbacks that wait. Debian's libmilter has a pool of workers, which gives a burst of sessions too few of them
-when decisions wait. `relief` makes it start more; a callback at RCPT tells it when it begins and ends.
+when decisions wait. `relief` makes it start more; whoever decides is to tell it when a callback waits (`waiting`).
 """
 
 import contextlib
@@ -45,6 +45,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -54,7 +55,7 @@ import Milter
 from rcptd import sockets
 from rcptd.schema import Address
 from rcptd_milter.relief import Relief
-from rcptd_milter.replies import FAULT, Reply, Status
+from rcptd_milter.replies import FAULT, Status
 from rcptd_milter.session import Decide, Macros, Recall, Session
 from rcptd_milter.settings import Settings
 
@@ -187,6 +188,10 @@ class Listener:
         """Begin to drain: transactions under way go on, recipients of new ones are deferred."""
         self._draining = True
 
+    def waiting(self) -> AbstractContextManager[object]:
+        """Give what a callback is to be in while it waits, so that others need not wait for its thread."""
+        return self._relief.waiting()
+
     def leave_name(self, sharers: int = 1) -> None:
         """Leave the socket's path to the process that we were forked from; as many as `sharers` serve its socket."""
         self._identity = None
@@ -256,20 +261,13 @@ class Listener:
         try:
             session = self._connection(ctx).session
             macros = _macros(ctx)
-            answer = session.again(arguments, macros) or self._decided(session, arguments, macros)
+            answer = session.again(arguments, macros) or session.rcpt(arguments, macros)
             if answer.rcode:
                 ctx.setreply(answer.rcode, answer.xcode, answer.text)
         except BaseException as error:
             self._failed("RCPT", error, ctx)
             return _defer(ctx)
         return answer.status
-
-    def _decided(self, session: Session, arguments: tuple[bytes, ...], macros: Macros) -> Reply:
-        callback = self._relief.begin()
-        try:
-            return session.rcpt(arguments, macros)
-        finally:
-            self._relief.end(callback)
 
     def _end(self, ctx: Context) -> int:
         try:

@@ -34,14 +34,15 @@ import socket
 import threading
 import time
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from rcptd.schema import Address
 
 log = logging.getLogger(__name__)
 
 TICK = 0.005
-"""How old, in seconds, a callback becomes at least before it is taken for one that waits."""
+"""How long, in seconds, a callback waits at least before workers are started for it."""
 
 MOST_WAITING = 500
 """With how many callbacks under way no worker is added: libmilter loses a session whose thread cannot be had."""
@@ -54,7 +55,7 @@ _FAMILIES = {"unix": socket.AF_UNIX, "inet": socket.AF_INET, "inet6": socket.AF_
 
 
 class Relief:
-    """Knows which callbacks are under way, and has workers started when they wait."""
+    """Knows which callbacks wait, and has workers started when that takes long."""
 
     def __init__(self, where: Address) -> None:
         """Take the address that libmilter listens to."""
@@ -83,7 +84,7 @@ class Relief:
         self._stopped = True
 
     def begin(self) -> object:
-        """Note that a callback begins that may wait; gives what `end` wants. Any thread may call."""
+        """Note that a callback begins to wait; gives what `end` wants. Any thread may call."""
         callback = object()
         self._under_way.add(callback)
         if len(self._under_way) > 1 and not self._several.is_set():  # to ask is cheaper than to set
@@ -91,8 +92,17 @@ class Relief:
         return callback
 
     def end(self, callback: object) -> None:
-        """Note that a callback has ended; any thread may call."""
+        """Note that it has ended; any thread may call."""
         self._under_way.discard(callback)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Note that a callback waits, for as long as this is entered."""
+        callback = self.begin()
+        try:
+            yield
+        finally:
+            self.end(callback)
 
     def _run(self) -> None:
         while True:
