@@ -297,6 +297,31 @@ def test_a_mark_of_deletion_names_the_record_behind() -> None:
         assert None in one.table[2]
 
 
+@pytest.mark.parametrize("follower", [None, b"z"])
+def test_the_only_record_of_a_gap_is_its_last(follower: bytes | None) -> None:
+    one = index.Index(64, 1000)
+    one.fence(b"k", 2000)
+    if follower:
+        one.fence(follower, 3000)
+    one.put(0, [b"ab"], [400])
+    one.put(1, [b"k"], [2000])
+    one.deleted(follower)
+    assert one.table[0] == [b"", *([follower] if follower else [])]
+    assert one.table[2][0] is None
+
+
+def test_fences_are_learnt_in_slices(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(twoskip, "SLICE", 2)
+    written = Written(site, site.place / "slices.db", "twoskip", random_rows(random.Random(7), 1500))
+    assert isinstance(written.ours, OneFile)
+    written.ours.fetch(b"a")
+    turns = 0
+    while written.ours._file._learn():
+        turns += 1
+    assert turns > 10
+    written.check(random.Random(8), [])
+
+
 def test_news_of_an_unknown_kind_are_no_news(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(6)
     written = Written(site, site.place / "kind.db", "twoskip", random_rows(rng, 100))

@@ -131,6 +131,8 @@ def test_the_steps_of_an_answer_can_be_told(shared: Site) -> None:
     assert "on the server other.example.org" in told("far@example.org")
     assert "cannot tell: the record" in told("broken@example.org")
     assert "user_deny.db denies denied: pattern smmap" in told("denied@example.org")
+    is_known = store._judge._mailboxes.known
+    assert wait_until(lambda: "no quota root" in told("foo@example.org") and is_known(b"Nuser\x1ffoo") > 0)
     with shared.directory.joinpath("mailboxes.db").open("r+b") as writer:
         fcntl.lockf(writer, fcntl.LOCK_EX)
         assert "no quota root" in told("foo@example.org")  # what is committed, as long as nothing is written
