@@ -273,6 +273,14 @@ def test_quota_roots_of_domains(site: Site, judge: Judge) -> None:
     assert wait_until(lambda: outcome(judge, b"foo") is OK and roots_of(judge).known is not None, 10.0)
 
 
+def test_nothing_is_known_of_roots_while_they_are_read_again(judge: Judge) -> None:
+    assert settled(judge)
+    roots = roots_of(judge)
+    assert roots.known is not None
+    next(roots._read_all())
+    assert roots.known is None
+
+
 def test_a_value_whose_file_has_other_names_is_read_each_time(site: Site, judge: Judge) -> None:
     file = site.directory / "quota/f/user.foo"
     other = site.directory / "other"

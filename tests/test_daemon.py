@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import pytest
 
 from rcptd import netstring
 from rcptd.question import Mailbox
+from rcptd_daemon import serve
 from tests.rig.daemon import HEAD, RCPTD, Daemon, fill, rcptd
 from tests.rig.place import sheltered
 from tests.rig.ports import wait_until
@@ -369,3 +371,17 @@ def test_readiness_status_and_watchdog_reach_the_service_manager() -> None:
         assert daemon.stop() == 0
         while "STOPPING=1" not in said:
             said += manager.recv(4096).decode() + "\n"
+
+
+def test_a_process_with_both_front_ends_has_asyncios_loop_and_short_turns() -> None:
+    both, maps, milter = serve.FRONT_ENDS, frozenset({"socketmap"}), frozenset({"milter"})
+    assert serve.loop_factory(both) is None
+    uvloop = pytest.importorskip("uvloop")
+    assert serve.loop_factory(maps) is serve.loop_factory(milter) is uvloop.new_event_loop
+    assert [serve.switch_interval(None, served) for served in (both, maps, milter)] == [0.0001, 0.005, 0.005]
+    assert serve.switch_interval(0.001, both) == serve.switch_interval(0.001, milter) == 0.001
+
+
+def test_without_uvloop_every_process_has_asyncios_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    assert serve.loop_factory(frozenset({"socketmap"})) is None

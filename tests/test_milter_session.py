@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rcptd.query import UNKNOWN, Query
-from rcptd.verdict import NO_SUCH_MAILBOX, Verdict
+from rcptd.settled import Settled
+from rcptd.verdict import ACCEPTED, NO_SUCH_MAILBOX, Verdict
 from rcptd_milter.replies import FAULT, GO_ON, RESTARTING, reply
 from rcptd_milter.session import SIZE_LIMIT, Session
 
@@ -304,3 +305,54 @@ def test_no_order_of_steps_and_no_bytes_raise_or_accept_unasked(
                 assert len(asked.queries) == before + 1
             case "end":
                 session.end()
+
+
+class Recalled:
+    """A recall that knows some recipients' verdicts, and counts its questions."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.known = {"<ok@example.org>": ACCEPTED, "<gone@example.org>": NO_SUCH_MAILBOX}
+
+    def __call__(self, recipient: str) -> Settled[None] | None:
+        self.asked.append(recipient)
+        verdict = self.known.get(recipient)
+        return Settled(None, verdict, float("inf"), None, logged=False) if verdict else None
+
+
+@pytest.fixture
+def recalled() -> Recalled:
+    return Recalled()
+
+
+def recalling(asked: Asked, recalled: Recalled, *, routed: bool = False) -> Session:
+    session = Session(asked, recall=recalled, routed=routed)
+    session.mail((b"<>",), nothing)
+    return session
+
+
+def test_what_still_stands_is_answered_without_a_decision(asked: Asked, recalled: Recalled) -> None:
+    session = recalling(asked, recalled)
+    assert session.again((b"<ok@example.org>",), nothing) == GO_ON
+    assert session.again((b"<gone@example.org>", b"NOTIFY=NEVER"), nothing) == reply(NO_SUCH_MAILBOX)
+    assert session.again((b"<new@example.org>",), nothing) is None
+    assert asked.queries == []
+
+
+def test_what_still_stands_is_no_answer_for_a_session_that_restarts(asked: Asked, recalled: Recalled) -> None:
+    session = recalling(asked, recalled)
+    session.mail((b"<>",), nothing, restarting=True)
+    assert session.again((b"<ok@example.org>",), nothing) is None
+    assert session.rcpt((b"<ok@example.org>",), nothing) == RESTARTING
+
+
+def test_what_the_mta_has_refused_is_left_to_it_though_a_refusal_stands(asked: Asked, recalled: Recalled) -> None:
+    session = recalling(asked, recalled)
+    assert session.again((b"<gone@example.org>",), macros(rcpt_mailer="error")) is None
+    assert session.rcpt((b"<gone@example.org>",), macros(rcpt_mailer="error")) == GO_ON
+
+
+def test_nothing_is_recalled_of_no_recipient_or_of_one_that_the_mta_routes(asked: Asked, recalled: Recalled) -> None:
+    assert recalling(asked, recalled).again((), nothing) is None
+    assert recalling(asked, recalled, routed=True).again((b"<ok@example.org>",), macros(rcpt_addr="x@y")) is None
+    assert recalled.asked == []

@@ -606,7 +606,10 @@ def test_a_database_that_is_replaced_or_fails_stands_no_more(tmp_path: Path) -> 
     assert counting
     counting.close()
     assert table.standing() is None  # whatever goes wrong there
-    assert ask(driver) == "550 5.1.1"
+    assert [ask(driver), ask(driver)] == ["550 5.1.1"] * 2
+    assert table.standing() is None  # and no other connection is tried for each question
+    assert table._file.state.connection is None
+    clock.now += sqlite.LOOK
     assert table.standing() is not None
     path.unlink()
     clock.now += sqlite.LOOK

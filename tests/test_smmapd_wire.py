@@ -490,7 +490,8 @@ def test_the_shutdown_file_is_looked_for_once_a_second(tmp_path: Path) -> None:
         (b"0009:cyrus foo,", b"6:OK foo,"),
         (b"9:cyrus bar,", b"31:NOTFOUND Mailbox does not exist,"),
         (b"10:cyrus held,", None),
-        (b"10:cyrus full,", None),
+        (b"10:cyrus full,", b"15:TEMP Over quota,"),
+        (b"9:cyrus far,", None),
         (b"11:cyrus wrong,", None),
         (b"8:cyrus foo,", None),
         (b"9:cyrus foo;", None),
@@ -505,7 +506,8 @@ def test_the_shutdown_file_is_looked_for_once_a_second(tmp_path: Path) -> None:
 )
 def test_a_plain_request_is_answered_at_once_or_left_alone(request_: bytes, reply: bytes | None) -> None:
     known: dict[str, list[Judgement | type[Exception]]] = {
-        "held": [Held], "full": [judgement(Outcome.OVER_QUOTA)], "wrong": [ZeroDivisionError],
+        "held": [Held], "full": [judgement(Outcome.OVER_QUOTA)], "far": [judgement(Outcome.REMOTE)],
+        "wrong": [ZeroDivisionError],
     }  # fmt: skip
     assert Answers(StubJudge(**known), strict=False).again(request_, "x") == reply
     assert Answers(StubJudge(**known), strict=False, audits=True).again(request_, "x") is None

@@ -1,7 +1,7 @@
 """The line of a decision in the log: what was asked, what was said, and by whom.
 
-Most of a busy daemon's log is refusals, and most of what a refusal costs was its line. So where there is a writer a
-decision is handed to it as it is, and put into words in the writer's thread.
+Most of a busy daemon's log is refusals, and most of what a refusal costs was its line. So what lines have in common is
+put into words once, and the writer says when the rest is.
 """
 
 import time

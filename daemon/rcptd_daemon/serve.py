@@ -18,8 +18,7 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Coroutine, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -80,19 +79,30 @@ def _serve_as_worker(configuration: Configuration, listeners: Listeners, share: 
     _run_and_leave(Daemon(configuration, listeners, share).run(), share)
 
 
-def _run_and_leave(main: Coroutine[Any, Any, int], share: Share) -> NoReturn:
-    """Run, on uvloop where that is installed and good for what is served, and leave with the status that comes of it.
+def loop_factory(served: Share) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Give what makes the loop of a process that serves these: uvloop where it is installed and good for them.
 
     uvloop takes the interpreter and lets go of it for each piece of input, and whoever waits for it in a thread comes
     too late time and again: a milter beside a busy socketmap waited 8 ms (p99, measured), and 0.4 ms beside asyncio's
     own loop. So a process that serves both front ends has that.
     """
-    factory = None
-    if share != FRONT_ENDS:
-        with suppress(ImportError):
-            import uvloop  # noqa: PLC0415 - an extra
+    if served == FRONT_ENDS:
+        return None
+    try:
+        import uvloop  # noqa: PLC0415 - an extra
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
-            factory = uvloop.new_event_loop
+
+def switch_interval(wanted: float | None, served: Share) -> float:
+    """Give how long a thread may hold the interpreter, in seconds, in a process that serves these."""
+    return wanted or (BESIDE if served == FRONT_ENDS else ALONE)
+
+
+def _run_and_leave(main: Coroutine[Any, Any, int], served: Share) -> NoReturn:
+    """Run on the loop that is good for what is served, and leave with the status that comes of it."""
+    factory = loop_factory(served)
     with asyncio.Runner(loop_factory=factory) as runner:
         os._exit(runner.run(main))
 

@@ -83,6 +83,7 @@ class _State:
         self.connection: sqlite3.Connection | None = None
         self.version = -1
         self.token = object()
+        self.failed = False  # until the next look at the file
 
     def look(self) -> object:
         """Give the token; to be called with the lock held, and a connection. Raises what SQLite raises."""
@@ -189,8 +190,11 @@ class Database:
         """Give the same object until anybody commits; any thread may call."""
         if self._clock() >= self._look_at:
             self._look()
+            self._file.state.failed = False
         file = self._file
         state = file.state
+        if state.failed:
+            return None
         with state.asking:
             try:
                 if state.connection is None:
@@ -198,6 +202,7 @@ class Database:
                     state.version = -1
                 return state.look() if file is self._file else None
             except Exception:  # whatever SQLite makes of a damaged file; the question will tell
+                state.failed = True
                 if state.connection:
                     file.close(state.connection)
                     state.connection = None

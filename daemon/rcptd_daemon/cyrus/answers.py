@@ -66,8 +66,8 @@ class Answers:
         self._logs = audits or _log.isEnabledFor(logging.DEBUG)
         self._plainly = not self._logs and shutdown is None
 
-    def again(self, request: bytes, _peer: str, /) -> bytes | None:
-        """Answer a request that came alone and whole, where the judge knows at once; None, unasked, for all else."""
+    def again(self, request: bytes, peer: str, /) -> bytes | None:
+        """Answer a request that came alone and whole, where the judge knows at once; None for all else."""
         if not self._plainly or len(request) > SHORT or b"\0" in request:
             return None
         length, _, rest = request.partition(b":")
@@ -76,12 +76,12 @@ class Answers:
             return None
         key = key[:-1]
         try:
-            outcome = self._judge(key).outcome
+            judgement = self._judge(key)
         except Exception:
             return None  # `begin` meets it, too
-        if outcome is Outcome.OK:
+        if judgement.outcome is Outcome.OK:
             return words.found(key)
-        return words.NONEXISTENT if outcome is Outcome.NONEXISTENT and not self._kicks else None
+        return None if self._must_wait(judgement) else self._told(judgement, key, peer)
 
     def begin(self, _name: str, key: bytes, peer: str, /) -> bytes | Coroutine[Any, Any, bytes]:
         """Answer, or begin to find out; the name of the map does not count."""

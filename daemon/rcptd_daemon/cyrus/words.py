@@ -27,9 +27,7 @@ BUSY = _reply(f"TEMP {UNKNOWN.text}")
 TROUBLE = _reply(f"TEMP {OUR_FAULT.text}")
 """A fault of ours."""
 
-NONEXISTENT = _reply("NOTFOUND Mailbox does not exist")
-"""Nobody is there."""
-
+_NONEXISTENT = _reply("NOTFOUND Mailbox does not exist")
 _OVER_QUOTA = {False: _reply("TEMP Over quota"), True: _reply("PERM Over quota")}
 _RESERVED = {
     False: _reply("PERM Mailbox is currently reserved"),
@@ -69,7 +67,7 @@ def told(judgement: Judgement, key: bytes, *, strict: bool) -> bytes:
         case Outcome.OK:
             return found(key)
         case Outcome.NONEXISTENT:
-            return NONEXISTENT
+            return _NONEXISTENT
         case Outcome.DENIED:
             return encode(b"NOTFOUND " + judgement.text[:MESSAGE_OCTETS].translate(_NO_CONTROL))
         case Outcome.OVER_QUOTA:

@@ -91,6 +91,7 @@ class Roots:
 
     def _read_all(self) -> Iterator[None]:
         """Read all names; raises `OSError` where that is in vain."""
+        self._watches.apart(self._lose)  # nothing may be known that is not watched
         self._watches.leave(self._tell)
         self._names = set()
         self._lost = False
