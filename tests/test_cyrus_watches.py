@@ -1,11 +1,14 @@
 """What is known of Cyrus' databases without a look: seen by the very next question, whatever happens to the files."""
 
 import ctypes
+import errno
 import fcntl
 import os
 import random
+import select
 import shutil
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -32,7 +35,7 @@ from rcptd.stores.cyrus.databases.quotalegacy import Quotalegacy
 from rcptd.stores.cyrus.judge import Judge, Outcome
 from tests.cyrus.ours import ask
 from tests.rig.cyrus import ADMIN, Cyrus
-from tests.rig.cyrus_site import Site
+from tests.rig.cyrus_site import GROUP, USER, Site
 from tests.rig.place import sheltered
 from tests.rig.ports import wait_until
 from tests.rig.require import CYRUS_PROGRAMS, require, require_cyrus
@@ -343,6 +346,53 @@ def test_directories_and_links_on_the_way_are_replaced(site: Site) -> None:
     judge.close()
 
 
+def test_a_mount_over_a_directory_on_the_way_is_noticed(site: Site, judge: Judge) -> None:
+    above = site.place
+    other = above.parent / "other"
+    shutil.copytree(above, other, symlinks=True)
+    shutil.chown(other, USER, GROUP)
+    database = other / site.directory.relative_to(above) / "mailboxes.db"
+    shutil.chown(database, USER, GROUP)
+    site.dbtool("-T", database, "twoskip", "delete", lines=b"Nuser\x1ffoo\n")
+    for turn in range(2):
+        assert outcome(judge, b"foo") is OK, turn
+        mount(other, above)
+        try:
+            assert outcome(judge, b"foo") is NOBODY, turn
+            assert wait_until(lambda: outcome(judge, b"bar") is OK and judge._swift(b"bar") is True, 10.0)
+            assert judge._swift(b"foo") is False
+        finally:
+            subprocess.run(["umount", "--lazy", above], check=True)
+        assert outcome(judge, b"foo") is OK, turn
+        assert settled(judge)
+
+
+def mount(what: Path, where: Path) -> None:
+    done = subprocess.run(["mount", "--bind", what, where], stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"nothing may be mounted here: {done.stderr}")
+
+
+def test_a_mount_is_told_to_everybody(judge: Judge) -> None:
+    """See what the test above sees for real, also where nothing may be mounted."""
+    made = judge._watches
+    mailboxes = mailboxes_of(judge)
+    assert made.quiet()
+    assert mailboxes._known
+    queues = made._queues
+
+    class Told:
+        def poll(self, seconds: float, most: int) -> list[tuple[int, int]]:
+            made._queues = queues
+            return [*queues.poll(seconds, most), (made._mounts, select.EPOLLPRI | select.EPOLLERR)]
+
+    made._queues = Told()  # type: ignore[assignment]
+    assert made.quiet()
+    assert not mailboxes._known
+    assert roots_of(judge).known is None
+    assert settled(judge)
+
+
 def test_a_deny_database_comes_and_goes(site: Site, judge: Judge) -> None:
     denied = site.directory / "user_deny.db"
     for turn in range(20):
@@ -376,7 +426,11 @@ def test_a_queue_that_overflows_makes_everything_unknown(site: Site, judge: Judg
     assert settled(judge)
 
 
-@pytest.mark.parametrize("what", ["no call", "no descriptor", "no watch", "file system", "bounds", "few", "no thread"])
+BOUNDS: dict[str, tuple[str, object]] = {"file system": ("TRUSTED", {}), "bounds": ("MOST", 3), "few": ("MOST", 8)}
+WITHOUT = ["no call", "no descriptor", "no queue", "no watch", "no thread", *BOUNDS]
+
+
+@pytest.mark.parametrize("what", WITHOUT)
 def test_without_inotify_all_goes_on(site: Site, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     class Libc:
         def __init__(self, _: object) -> None:
@@ -390,12 +444,10 @@ def test_without_inotify_all_goes_on(site: Site, monkeypatch: pytest.MonkeyPatch
             return getattr(self._real, name)
 
     monkeypatch.setattr(ctypes, "CDLL", Libc)
-    if what == "file system":
-        monkeypatch.setattr(watches, "TRUSTED", {})
-    if what == "bounds":
-        monkeypatch.setattr(watches, "MOST", 3)
-    if what == "few":
-        monkeypatch.setattr(watches, "MOST", 8)
+    if what == "no queue":
+        monkeypatch.setattr(select, "epoll", _no_queue)
+    if what in BOUNDS:
+        monkeypatch.setattr(watches, *BOUNDS[what])
     if what == "no thread":
         monkeypatch.setattr(threading.Thread, "start", _no_thread)
     monkeypatch.setattr(files, "REFUSED", 5)
@@ -410,8 +462,20 @@ def test_without_inotify_all_goes_on(site: Site, monkeypatch: pytest.MonkeyPatch
     judge.close()
 
 
+def _no_queue(_: int) -> select.epoll:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
 def _no_thread(_: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
+
+
+def test_without_proc_only_mounts_are_not_noticed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watches, "_MOUNTS", str(site.place / "no" / "mountinfo"))
+    judge = judge_of(site)
+    set_quota(site, "quota/f/user.foo", b"1048576\n1\n")
+    assert outcome(judge, b"foo") is FULL
+    judge.close()
 
 
 def test_a_descriptor_that_fails_is_given_up(site: Site, judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -617,18 +681,18 @@ def test_what_is_told_in_the_midst_of_learning_is_not_overlooked(
     assert not file.idle
 
 
-def test_watches_that_are_of_another_life_are_none(
-    site: Site, judge: Judge, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_watches_that_are_of_another_life_are_none(site: Site, judge: Judge, tmp_path: Path) -> None:
     made = judge._watches
     told: list[int] = []
 
     def note(event: int, _tag: bytes, _name: bytes) -> None:
         told.append(event)
 
-    with monkeypatch.context() as broken:
-        broken.setattr(fcntl, "ioctl", _fails)
-        assert made.quiet()
+    queues = made._queues
+    made._queues = select.epoll()
+    made._queues.close()
+    assert not made.quiet()  # as for one who asks while another one closes
+    made._queues = queues
     (tmp_path / "loop").symlink_to("loop")
     assert made.follow(os.fsencode(tmp_path / "loop"), note) is None
     made.leave(note)
@@ -640,10 +704,6 @@ def test_watches_that_are_of_another_life_are_none(
     assert settled(judge)
     set_quota(site, "quota/f/user.foo", b"1048576\n1\n")
     assert outcome(judge, b"foo") is FULL
-
-
-def _fails(*_: object) -> bytes:
-    raise OSError(9, "Bad file descriptor")
 
 
 def test_formats_and_backends_that_know_nothing_without_a_look(tmp_path: Path) -> None:

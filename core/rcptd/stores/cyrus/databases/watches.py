@@ -18,7 +18,8 @@ has raised the epoch. A change that is told of twice, or that nobody needed to k
 
 The way to a file. A path is walked part by part, and each directory and each symbolic link on it is watched for being
 moved or removed itself, and the last directory for what happens to the name. The watch of a part is set before it is
-looked at.
+looked at. What is mounted or unmounted in this process' view is told by /proc/self/mountinfo, and then everybody is
+told `LOST`, as nothing tells whose way it was.
 
 Trouble. Where the queue has overflown everybody is told `LOST`, as is who lost a watch. Where inotify is not to be had
 (no such call, no descriptors, no more watches, another kind of file system), `quiet` is False, or a watch is refused,
@@ -26,17 +27,17 @@ and all goes on as it did without. A process that was forked begins anew: it sha
 not empty.
 
 LIMITS. What is written through a map is not told; Cyrus writes mailboxes.db by write(2). What another host changes on a
-network file system is not told: such file systems are not trusted. A file system that is mounted over a directory of
-the way is not told, nor a change through a second name (hard link) of a file whose directory alone is watched.
+network file system is not told: such file systems are not trusted. A change through a second name (hard link) of a
+file whose directory alone is watched is not told. Of a mount the first who asks is told; another thread that asks in
+the microseconds until he has passed it on is answered as of before. Without /proc mounts are not told.
 
 Threads: any.
 """
 
-import fcntl
 import logging
 import os
+import select
 import struct
-import termios
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -66,7 +67,8 @@ LINKS_MOST = 40  # symbolic links on one way, as the kernel has it
 _EVENT = struct.Struct("iIII")  # which watch, what, a cookie, octets of the name
 _ROOM = 1 << 16  # octets for what is told, read at once: an event has 272 at most
 _TURNS = 100  # such reads: more than any queue holds
-_NONE = bytes(4)
+_QUEUES = 2  # what is asked at once: inotify's, and mountinfo
+_MOUNTS = "/proc/self/mountinfo"
 
 Told = Callable[[int, bytes, bytes], None]
 """Is told what happened, the tag of the watch, and the name in a directory; under a lock: it forgets, and no more."""
@@ -90,6 +92,8 @@ class Watches:
     def __init__(self) -> None:
         self.epoch = 0  # how often anything was told, or a watch set
         self._descriptor = -1
+        self._mounts = -1  # the descriptor that tells of mounts
+        self._queues: select.epoll  # of both
         self._clean: object = None  # this process' life, while all that was taken from the queue has been told
         self._told: dict[int, dict[Told, tuple[int, bytes]]] = {}  # by watch: who wants to be told what, and the tag
         self._lock = threading.Lock()  # held for some dozens of microseconds
@@ -104,14 +108,15 @@ class Watches:
         False where nothing can be watched, and the first time, since a process that has just started has an answer to
         give before it makes itself comfortable.
         """
-        if self._descriptor < 0:
-            return self._begin()
+        if self._clean is not _life:  # so a child asks none of its parent's queues
+            return self._begin() if self._descriptor < 0 else self._take()
         try:
-            if fcntl.ioctl(self._descriptor, termios.FIONREAD, _NONE) == _NONE and self._clean is _life:
-                return True
-        except OSError:
-            pass  # just closed
-        return self._take()
+            told = self._queues.poll(0, _QUEUES)
+        except (OSError, ValueError):
+            return False  # just closed
+        if not told and self._clean is _life:
+            return True
+        return self._take(mounted=any(descriptor == self._mounts for descriptor, _ in told))
 
     def note(self, epoch: int, what: Callable[[], None]) -> None:
         """Have something noted, unless anything was told since the epoch; `what` runs under a lock."""
@@ -211,10 +216,26 @@ class Watches:
         if descriptor < 0:
             _log.info("inotify is not to be had: no more descriptors, or instances for this user")
             return False
+        try:
+            self._queues = select.epoll(_QUEUES)
+            self._queues.register(descriptor, select.EPOLLIN)
+        except OSError as error:
+            _log.info("inotify is not to be had: %s", error.strerror)
+            os.close(descriptor)
+            return False
         self._refused = False
         self._descriptor = descriptor
+        self._watch_mounts()
         self._clean = _life
         return True
+
+    def _watch_mounts(self) -> None:
+        try:
+            self._mounts = os.open(_MOUNTS, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            _log.info("%s: %s; what is mounted from now on is not noticed", _MOUNTS, error.strerror)
+        else:
+            self._queues.register(self._mounts, select.EPOLLPRI)
 
     def _trusts(self, path: bytes) -> bool:
         import ctypes  # noqa: PLC0415 - it is there
@@ -223,7 +244,7 @@ class Watches:
         found = self._libc.statfs(path, status)
         return found == 0 and ctypes.c_ulong.from_buffer(status).value in TRUSTED
 
-    def _take(self) -> bool:
+    def _take(self, *, mounted: bool = False) -> bool:
         """Take what is queued, and tell; says whether that was all."""
         if self._life is not _life:
             self._renew()
@@ -232,6 +253,8 @@ class Watches:
                 return False
             self._clean = None
             self.epoch += 1
+            if mounted:
+                self._tell_all()
             try:
                 for _ in range(_TURNS):
                     data = os.read(self._descriptor, _ROOM)
@@ -275,8 +298,11 @@ class Watches:
         self._tell_all()
         self._told.clear()
         if self._descriptor >= 0:
+            self._queues.close()
             os.close(self._descriptor)
-        self._descriptor = -1
+        if self._mounts >= 0:
+            os.close(self._mounts)
+        self._descriptor = self._mounts = -1
 
     def _renew(self) -> None:
         """Begin anew in a process that was forked."""
