@@ -40,7 +40,7 @@ class Milter:
 @contextmanager
 def nothing(command: Sequence[str | Path], path: Path) -> Iterator[Milter]:
     """A milter that does nothing, running."""
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd=HERE.parent) as process:
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd=HERE.parent, start_new_session=True) as process:
         try:
             if not wait_until(lambda: path.is_socket() or process.poll() is not None) or process.poll() is not None:
                 raise RuntimeError(f"{command[0]} did not start")
