@@ -17,7 +17,7 @@ if os.environ.get("RCPTD_REQUIRE_REAL") != "1":
 
 import Milter
 
-from rcptd_milter.libmilter import STEPS, Listener
+from rcptd_milter.libmilter import STEPS, Listener, _Connection
 
 OFFER = [0x1FF, 0x1FFFFF, 0, 0]
 
@@ -30,7 +30,7 @@ class Connection:
     """A context whose methods fail when they are told to."""
 
     def __init__(self) -> None:
-        self.private: object = None
+        self.private: _Connection | None = None
         self.failing: set[str] = set()
         self.replies: list[tuple[str, str, str]] = []
 
@@ -38,11 +38,11 @@ class Connection:
         if name in self.failing:
             raise Broken(name)
 
-    def getpriv(self) -> object:
+    def getpriv(self) -> _Connection | None:
         self._step("getpriv")
         return self.private
 
-    def setpriv(self, value: object, /) -> object:
+    def setpriv(self, value: _Connection | None, /) -> object:
         if value is not None:
             self._step("setpriv")
         self.private = value

@@ -325,6 +325,10 @@ def recalled() -> Recalled:
     return Recalled()
 
 
+def not_utf8(_: str) -> str | None:
+    return b"\xe9".decode()
+
+
 def recalling(asked: Asked, recalled: Recalled, *, routed: bool = False) -> Session:
     session = Session(asked, recall=recalled, routed=routed)
     session.mail((b"<>",), nothing)
@@ -349,6 +353,7 @@ def test_what_still_stands_is_no_answer_for_a_session_that_restarts(asked: Asked
 def test_what_the_mta_has_refused_is_left_to_it_though_a_refusal_stands(asked: Asked, recalled: Recalled) -> None:
     session = recalling(asked, recalled)
     assert session.again((b"<gone@example.org>",), macros(rcpt_mailer="error")) is None
+    assert session.again((b"<gone@example.org>",), not_utf8) is None  # `rcpt` is given macros that read it
     assert session.rcpt((b"<gone@example.org>",), macros(rcpt_mailer="error")) == GO_ON
 
 

@@ -84,10 +84,10 @@ MACROS = (
 class Context(Protocol):
     """A connection as pymilter hands it to callbacks (its milterContext, which has no name in Python)."""
 
-    def getpriv(self) -> object:
+    def getpriv(self) -> "_Connection | None":
         """Give what `setpriv` left, None at first."""
 
-    def setpriv(self, value: object, /) -> object:
+    def setpriv(self, value: "_Connection | None", /) -> object:
         """Keep one object with the connection; drops the last."""
 
     def getsymval(self, name: str, /) -> str | None:
@@ -231,16 +231,13 @@ class Listener:
         self._sessions.add(session)
         return connection
 
-    def _connection(self, ctx: Context) -> "_Connection":
-        # There is none when the negotiation failed, or when the MTA begins another connection on this
-        # one (SMFIC_QUIT_NC). Then we reply; libmilter drops a reply that is one too many.
-        connection = ctx.getpriv()
-        return connection if isinstance(connection, _Connection) else self._begin(ctx, 0)
+    # A context has no connection when the negotiation failed, or when the MTA begins another one on it (SMFIC_QUIT_NC).
+    # Then we reply to all; libmilter drops a reply that is one too many.
 
     def _connect(self, ctx: Context, hostname: str, family: int, address: object) -> int:
         answer = Milter.CONTINUE
         try:
-            connection = self._connection(ctx)
+            connection = ctx.getpriv() or self._begin(ctx, 0)
             answer = connection.to_connect
             connection.session.connect(hostname, family, address, _macros(ctx))
         except BaseException as error:
@@ -250,7 +247,7 @@ class Listener:
     def _mail(self, ctx: Context, *arguments: bytes) -> int:
         answer = Milter.CONTINUE
         try:
-            connection = self._connection(ctx)
+            connection = ctx.getpriv() or self._begin(ctx, 0)
             answer = connection.to_mail
             connection.session.mail(arguments, _macros(ctx), restarting=self._draining)
         except BaseException as error:
@@ -259,9 +256,8 @@ class Listener:
 
     def _rcpt(self, ctx: Context, *arguments: bytes) -> int:
         try:
-            session = self._connection(ctx).session
-            macros = _macros(ctx)
-            answer = session.again(arguments, macros) or session.rcpt(arguments, macros)
+            session = (ctx.getpriv() or self._begin(ctx, 0)).session
+            answer = session.again(arguments, ctx.getsymval) or session.rcpt(arguments, _macros(ctx))
             if answer.rcode:
                 ctx.setreply(answer.rcode, answer.xcode, answer.text)
         except BaseException as error:
@@ -271,7 +267,7 @@ class Listener:
 
     def _end(self, ctx: Context) -> int:
         try:
-            self._connection(ctx).session.end()
+            (ctx.getpriv() or self._begin(ctx, 0)).session.end()
         except BaseException as error:
             self._failed("the end of a transaction", error)
         return Milter.CONTINUE
@@ -279,7 +275,7 @@ class Listener:
     def _close(self, ctx: Context) -> int:
         try:
             connection = ctx.getpriv()
-            if isinstance(connection, _Connection):
+            if connection:
                 connection.session.end()
                 self._sessions.discard(connection.session)
             ctx.setpriv(None)
@@ -294,7 +290,7 @@ class Listener:
         peer = "?"
         with contextlib.suppress(BaseException):
             connection = ctx.getpriv() if ctx else None
-            if isinstance(connection, _Connection):
+            if connection:
                 peer = connection.session.peer
         with contextlib.suppress(BaseException):
             log.error("our fault at %s, session of %s", step, peer, exc_info=error)

@@ -44,6 +44,10 @@ _HOSTNAME_LENGTH = 255  # RFC 5321 4.5.3.1.2; what is longer is a forger's
 Client = IPv4Address | IPv6Address | Unknown | None
 
 
+def _nothing(_: str) -> None:
+    """Recall nothing."""
+
+
 class Session:
     """One connection of an MTA, which is one SMTP session of its client."""
 
@@ -61,9 +65,9 @@ class Session:
         "peer",
     )
 
-    def __init__(self, decide: Decide, *, recall: Recall = lambda _: None, routed: bool = False) -> None:
+    def __init__(self, decide: Decide, *, recall: Recall = _nothing, routed: bool = False) -> None:
         self._decide = decide
-        self._recall = recall
+        self._recall = _nothing if routed else recall
         self._routed = routed
         self._client: Client = UNKNOWN
         self.peer = ""  # for logs: the client as Postfix and Sendmail write it
@@ -111,11 +115,17 @@ class Session:
         self._to_all = RESTARTING if restarting else None
 
     def again(self, arguments: Sequence[bytes], macros: Macros) -> Reply | None:
-        """Answer one recipient as before, in a moment, if that still stands; None leaves it to `rcpt`."""
-        if self._to_all or self._routed or not arguments:
+        """Answer one recipient as before, in a moment, if that still stands; None leaves it to `rcpt`.
+
+        `macros` may raise `UnicodeDecodeError`.
+        """
+        if self._to_all or not arguments:
             return None
         settled = self._recall(arguments[0].decode("utf-8", "surrogateescape"))
-        if settled is None or macros("{rcpt_mailer}") == "error":
+        try:
+            if settled is None or macros("{rcpt_mailer}") == "error":
+                return None
+        except UnicodeDecodeError:
             return None
         return reply(settled.verdict)
 
