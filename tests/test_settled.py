@@ -57,6 +57,7 @@ class Counted:
         self.until = float("inf")
         self.broken = False
         self.asked = 0
+        self.looks = 0
         self.meanwhile: Callable[[], None] = lambda: None
 
     def lookup(self, _: Recipient) -> Answer | Busy:
@@ -66,6 +67,7 @@ class Counted:
         return answer
 
     def standing(self) -> object:
+        self.looks += 1
         if self.broken:
             raise OSError("a bug")
         return self.token
@@ -212,9 +214,10 @@ def test_a_verdict_of_an_old_ground_does_not_reach_the_new_one() -> None:
     ground = settling.ground()
     decision = driver.begin(milter())
     store.token = object()
-    assert settling.ground() is not ground  # as when another thread has asked meanwhile
+    assert not ground.stands()  # as when another thread has asked meanwhile
+    assert settling.ground() is not ground
     driver.settle(ground, USER, None, decision)
-    assert settling.ground().recall(USER) is None
+    assert settling.recall(USER) is None
     assert ground.recall(USER) is None
 
 
@@ -252,7 +255,17 @@ def test_each_refusal_has_its_own_reference_where_replies_have_one() -> None:
     assert second
     assert first.text != second.text
     store.answer, store.token = EXISTS, object()
+    assert ask(driver) == "250 2.1.5"  # finds that the store has changed
     assert asked_twice(driver, store) == 1
+
+
+def test_whether_a_store_stands_is_looked_at_once_for_a_question() -> None:
+    store = Counted()
+    driver = Driver(world(store))
+    for asked in (1, 0):  # new, then known
+        before = store.looks
+        assert asked_twice(driver, store, "new@example.org") == asked
+        assert store.looks - before == 2
 
 
 @pytest.mark.parametrize(
@@ -348,9 +361,9 @@ class Desk:
 
     async def ask(self, recipient: str = USER) -> str:
         """Ask as the socketmap does."""
-        ground = self.ground()
-        if known := ground.recall(recipient):
+        if known := self.driver._settling.recall(recipient):
             return reply(known.verdict)
+        ground = self.ground()
         decision = self.driver.begin(milter(recipient))
         if decision.done:
             self.driver.settle(ground, recipient, None, decision)
@@ -414,11 +427,11 @@ def test_a_new_answer_of_the_store_ends_what_was_settled(monkeypatch: pytest.Mon
         ground = desk.ground()
         recipient = Recipient("user", "example.org")
         desk.memo._learn(USER, "example.org", EXISTS)
-        assert desk.ground() is ground  # the same again is nothing new
+        assert ground.stands()  # the same again is nothing new
         desk.memo._learn("other@example.org", "example.org", NOT_FOUND)
-        assert desk.ground() is ground  # nor is one of whom nothing was known
+        assert ground.stands()  # nor is one of whom nothing was known
         desk.memo._learn(USER, "example.org", NOT_FOUND)
-        assert desk.ground() is not ground
+        assert not ground.stands()
         assert await desk.ask() == "550 5.1.1"
         assert desk.memo.stands_until(recipient) > desk.clock.now
         assert desk.memo.stands_until(Recipient("nobody", "example.org")) == 0

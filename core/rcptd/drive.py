@@ -189,19 +189,18 @@ class Driver:
 
         None says to decide.
         """
-        settled = self._settling.ground().recall(recipient)
-        return None if settled is None or settled.logged else settled
+        return self._settling.recall(recipient, unlogged=True)
 
     def decide_from_thread(self, query: Query) -> Verdict | None:
         """Decide while a thread of libmilter waits; never raises, ends shortly after the deadline at most.
 
         At most one hop to the loop, and none where tables have all the answers.
         """
-        ground = self._settling.ground()
-        settled = ground.recall(query.recipient)
+        settled = self._settling.recall(query.recipient)
         if settled:
             self.give_again(settled, query)
             return settled.verdict
+        ground = self._settling.ground()
         decision = self.begin(query)
         if decision.done:
             if is_of_recipient_alone(decision.case):

@@ -16,8 +16,12 @@ Bounds. There are two generations, each of half of `most` at most. A question th
 young one; when that is full it becomes the old one, and what nobody has asked again meanwhile is gone. A question
 longer than OCTETS is not kept.
 
-Threads. Any may call. A ground is looked at before the decision and again before its verdict is kept, and no store
-gives the same token for two states, so that what is kept was decided on that ground.
+Whether all stores are as they were may cost more than to find a verdict (SQLite has to be asked), so that is looked at
+once for each question: before a verdict is given again, and before one is kept.
+
+Threads. Any may call. A ground is taken before the decision and looked at before its verdict is kept. No store gives
+the same token for two states, so if it is as when the ground was made, it was so all the while, and what is kept was
+decided on that ground.
 """
 
 import logging
@@ -71,12 +75,16 @@ class Settled(Generic[T]):
 
 
 class Ground(Generic[T]):
-    """A world as its stores were at one time, and what was settled on it."""
+    """A world as its stores were at one time, and what was settled on it.
 
-    __slots__ = ("_half", "_old", "_stores", "_tokens", "_young", "world")
+    `lasts` as long as no store was seen to have changed; never where one could not tell its state from the beginning.
+    """
+
+    __slots__ = ("_half", "_old", "_stores", "_tokens", "_young", "lasts", "world")
 
     def __init__(self, world: World, most: int = MOST) -> None:
         self.world = world
+        self.lasts = True
         self._tokens: list[tuple[Callable[[], object], object]] = []
         self._stores: dict[str, Stands] = {}
         for name, store in world.standing.items():
@@ -86,8 +94,10 @@ class Ground(Generic[T]):
                 _log.exception("store %r cannot tell whether its answers stand; it is asked each time", name)
                 continue
             self._tokens.append((store.standing, token))
-            if token is not None:  # else nothing can be known to stand
+            if token is not None:
                 self._stores[name] = store
+            else:
+                self.lasts = False  # nothing can be known to stand, until it can tell
         self._half = max(1, most // 2)
         self._young: dict[Question, Settled[T]] = {}
         self._old: dict[Question, Settled[T]] = {}
@@ -97,13 +107,16 @@ class Ground(Generic[T]):
         try:
             for standing, token in self._tokens:
                 if standing() is not token:
-                    return False
-        except Exception:
-            return False  # the next ground will tell
-        return True
+                    break
+            else:
+                return True
+        except Exception:  # noqa: S110 - the next ground will tell
+            pass
+        self.lasts = False
+        return False
 
     def recall(self, question: Question) -> Settled[T] | None:
-        """Give what was settled of a question, None where that must be decided."""
+        """Give what was settled of a question, None where that must be decided; it counts if the ground `stands`."""
         settled = self._young.get(question)
         if settled is None:
             settled = self._old.get(question)
@@ -158,10 +171,21 @@ class Settling(Generic[T]):
         self._most = most
         self._ground: Ground[T] = Ground(of.world, most)
 
-    def ground(self) -> Ground[T]:
-        """Give the ground as it is now; to be asked for each question anew, before it is decided."""
+    def recall(self, question: Question, *, unlogged: bool = False) -> Settled[T] | None:
+        """Give what was settled of a question and still stands, None where that must be decided.
+
+        With `unlogged` what somebody wants to know of is left out.
+        """
         ground = self._ground
-        if ground.world is not self._of.world or not ground.stands():
+        settled = ground.recall(question)
+        if settled is None or (unlogged and settled.logged):
+            return None
+        return settled if ground.world is self._of.world and ground.stands() else None
+
+    def ground(self) -> Ground[T]:
+        """Give the ground for a question that is to be decided; to be taken for each anew, before it is."""
+        ground = self._ground
+        if ground.world is not self._of.world or not (ground.lasts or ground.stands()):
             ground = self._ground = Ground(self._of.world, self._most)
         return ground
 

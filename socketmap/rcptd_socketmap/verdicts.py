@@ -68,7 +68,7 @@ class Verdicts:
 
     def again(self, request: bytes, peer: str, /) -> bytes | None:
         """Give the reply to a request that was answered before and whose verdict still stands."""
-        settled = self._settling.ground().recall(request)
+        settled = self._settling.recall(request)
         if settled is None:
             return None
         if settled.logged:
