@@ -29,8 +29,7 @@ MAILBOXES = 1_000
 CLIENTS = (1, 16)
 IDLE = 1  # seconds after which a process ends
 PATIENCE = 30.0
-# Cyrus' own wait for each other: one waits for a client, and ends when it has been idle; then the next one does.
-ENDING = 120.0
+TRIALS = 4  # times that a process is woken up which does not end
 LIMIT = 0.150  # seconds to the first answer, of issue 5
 SMMAPD, OUR_SMMAPD, PYTHON, IMPORTS = "Cyrus' smmapd", "ours", "Python, nothing imported", "ours, what it imports"
 NAMES = {SMMAPD: THEIRS, OUR_SMMAPD: OURS}
@@ -69,9 +68,8 @@ def installation() -> Iterator[tuple[Cyrus, Path]]:
 
 def cold(cyrus: Cyrus, name: str, clients: int) -> dict[str, float]:
     """Wait until no process is there, connect, ask; the time until all have an answer, and the processes then."""
-    if not wait_until(lambda: not of_service(cyrus.pid, name), ENDING):
-        raise RuntimeError(f"processes of {name} do not end")
     path = socket_of(cyrus.place.parent, name)
+    wait_for_the_end(cyrus, name, path)
     with ExitStack() as stack:
         begun = time.monotonic()
         askers = [stack.enter_context(Asker(path)) for _ in range(clients)]
@@ -85,6 +83,19 @@ def cold(cyrus: Cyrus, name: str, clients: int) -> dict[str, float]:
     if not all(reply.startswith(b"OK ") for reply in replies):
         raise RuntimeError(f"{name}: {replies}")
     return {"time": seconds, "processes": processes}
+
+
+def wait_for_the_end(cyrus: Cyrus, name: str, path: Path) -> None:
+    """Wait until no process of a service is there.
+
+    Now and then one of Cyrus' own does not end (seen twice; it waits in pselect without a time limit, for an alarm or a
+    client): it gets a client, who says nothing.
+    """
+    for _ in range(TRIALS):
+        if wait_until(lambda: not of_service(cyrus.pid, name), PATIENCE):
+            return
+        Asker(path).close()
+    raise RuntimeError(f"processes of {name} do not end")
 
 
 def imports(library: Path) -> Mapping[str, dict[str, float]]:
