@@ -470,8 +470,9 @@ def _no_thread(_: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
 
 
-def test_without_proc_only_mounts_are_not_noticed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watches, "_MOUNTS", str(site.place / "no" / "mountinfo"))
+@pytest.mark.parametrize("there", ["no/mountinfo", "imapd.conf"])  # a file that does not tell of anything
+def test_without_proc_only_mounts_are_not_noticed(site: Site, monkeypatch: pytest.MonkeyPatch, there: str) -> None:
+    monkeypatch.setattr(watches, "_MOUNTS", str(site.place / there))
     judge = judge_of(site)
     set_quota(site, "quota/f/user.foo", b"1048576\n1\n")
     assert outcome(judge, b"foo") is FULL

@@ -232,10 +232,9 @@ class Watches:
     def _watch_mounts(self) -> None:
         try:
             self._mounts = os.open(_MOUNTS, os.O_RDONLY | os.O_CLOEXEC)
+            self._queues.register(self._mounts, select.EPOLLPRI)
         except OSError as error:
             _log.info("%s: %s; what is mounted from now on is not noticed", _MOUNTS, error.strerror)
-        else:
-            self._queues.register(self._mounts, select.EPOLLPRI)
 
     def _trusts(self, path: bytes) -> bool:
         import ctypes  # noqa: PLC0415 - it is there
