@@ -7,7 +7,6 @@ tests/test_cyrus_live.py.
 import asyncio
 import random
 import threading
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,11 +21,10 @@ from tests.rig.cyrus import Cyrus
 from tests.rig.daemon import HEAD, Daemon
 from tests.rig.place import sheltered
 from tests.rig.require import require_cyrus
-from tests.test_cyrus_live import CHANGING, FULL, MISSING, REFUSED, Writer, ok, repack_until
+from tests.test_cyrus_live import CHANGING, ENOUGH, FULL, MISSING, REFUSED, Writer, ok, repack_until
 
 pytestmark = [pytest.mark.cyrus, pytest.mark.daemon]
 
-SECONDS = 4.0
 SEED = 20261120
 PATIENCE = 10.0  # seconds for one answer
 
@@ -74,9 +72,7 @@ def test_each_answer_of_the_daemon_beside_a_live_writer_was_true() -> None:
             asking = threads.submit(asyncio.run, ask_all(daemon, writer.history, done))
             repacking = threads.submit(repack_until, done, cyrus, repacks)
             try:
-                end = time.monotonic() + SECONDS
-                while time.monotonic() < end and not (asking.done() or repacking.done()):
-                    writer.round()
+                writer.go_on([asking, repacking], repacks)
             finally:
                 done.set()
             seen = asking.result()
@@ -93,7 +89,7 @@ async def ask_all(daemon: Daemon, history: History, done: threading.Event) -> di
     milters = [asyncio.create_task(ask_milter(daemon, history, done, number)) for number in range(2)]
     maps = {name: asyncio.create_task(ask_map(daemon, history, done, name)) for name in ("access", "smmapd")}
     try:
-        async with asyncio.timeout(SECONDS + 3 * PATIENCE):
+        async with asyncio.timeout(ENOUGH + 3 * PATIENCE):
             by_milter = await asyncio.gather(*milters)
             by_map = await asyncio.gather(*maps.values())
     finally:
